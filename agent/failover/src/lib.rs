@@ -1,0 +1,1 @@
+//! Lockstep's failover decisions: pure functions of time and events.

@@ -1,0 +1,1 @@
+//! The configuration file: TOML, every key documented, unknown keys are errors.

@@ -1,0 +1,1 @@
+//! The agent's socket: commit barrier and operator requests.

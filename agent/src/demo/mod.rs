@@ -1,0 +1,1 @@
+//! The demonstration: two nodes on one machine, a real application, power pulled.

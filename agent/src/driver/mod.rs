@@ -1,0 +1,1 @@
+//! Runs the failover machine: events in, steps persisted, actions carried out.

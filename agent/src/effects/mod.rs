@@ -1,0 +1,1 @@
+//! Action to world: one file per thing touched.

@@ -1,0 +1,1 @@
+//! The heartbeat thread: send, receive, echo, renew the lease; nothing else.

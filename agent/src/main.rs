@@ -1,0 +1,2 @@
+//! The `lockstep` binary: parse, load, run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! World to fact: carrier, targets, who answers for the VIP, application health.

@@ -1,0 +1,1 @@
+//! First copy, page-difference resync (standby's half) and quarantine.

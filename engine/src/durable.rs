@@ -1,0 +1,1 @@
+//! The only file that decides when to sync or rename, with the evidence for each choice.

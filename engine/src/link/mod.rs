@@ -1,0 +1,1 @@
+//! The data connection: pinned TLS, framing, priorities and pacing, compression, reconnects.

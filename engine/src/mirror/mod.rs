@@ -1,0 +1,1 @@
+//! Standby: append WAL bytes, make them durable, acknowledge, switch generation, recover, take over.

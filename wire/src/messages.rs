@@ -1,0 +1,344 @@
+//! The messages of the data connection, with explicit tags.
+//!
+//! Each message is the body of one frame; the frame header carries its kind, the epoch and the
+//! stream (0: control, n: the n-th database of [`Databases`]). Unknown fields are skipped, so that
+//! two neighbouring versions understand each other; a tag is never used twice.
+//! docs/protocol.md holds the table, checked by a test.
+
+use bytes::Bytes;
+
+/// First message in both directions.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    /// Lowest protocol version the sender speaks.
+    #[prost(uint32, tag = "1")]
+    pub version_min: u32,
+    /// Highest protocol version the sender speaks.
+    #[prost(uint32, tag = "2")]
+    pub version_max: u32,
+    /// Software version, for people.
+    #[prost(string, tag = "3")]
+    pub software: String,
+    /// Name of the sending node, for people.
+    #[prost(string, tag = "4")]
+    pub node_name: String,
+    /// Id of the sending node; must equal the id of its certificate.
+    #[prost(fixed64, tag = "5")]
+    pub node: u64,
+    /// The pair this connection belongs to.
+    #[prost(string, tag = "6")]
+    pub pair: String,
+    /// The sender's session.
+    #[prost(fixed64, tag = "7")]
+    pub session: u64,
+}
+
+/// Why the sender closes the connection. Last message of a connection.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Refusal {
+    /// A stable word: `version`, `pair`, `epoch`, `gap`, `chain`, `disk`, `protocol`.
+    #[prost(string, tag = "1")]
+    pub code: String,
+    /// One sentence for the operator, with the remedy.
+    #[prost(string, tag = "2")]
+    pub sentence: String,
+}
+
+/// Active to standby: the databases it will send; entry `i` travels on stream `i + 1`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Databases {
+    /// Names, in stream order.
+    #[prost(string, repeated, tag = "1")]
+    pub names: Vec<String>,
+}
+
+/// Standby to active: what it holds of one database.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MirrorState {
+    /// The stream of the database.
+    #[prost(uint32, tag = "1")]
+    pub stream: u32,
+    /// False: nothing usable (first copy needed); then the rest means nothing.
+    #[prost(bool, tag = "2")]
+    pub complete: bool,
+    /// Generation of the mirror's WAL.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Last durable commit frame in it; 0: the WAL is empty.
+    #[prost(uint32, tag = "4")]
+    pub frame: u32,
+    /// Running checksum after that frame, packed.
+    #[prost(fixed64, tag = "5")]
+    pub chain: u64,
+    /// Salts of the mirror's WAL, packed.
+    #[prost(fixed64, tag = "6")]
+    pub salts: u64,
+    /// Page size in bytes, 0 when unknown.
+    #[prost(uint32, tag = "7")]
+    pub page_size: u32,
+    /// Size of the database file in pages.
+    #[prost(uint32, tag = "8")]
+    pub page_count: u32,
+    /// A database file exists, so differing pages suffice even if `complete` is false.
+    #[prost(bool, tag = "9")]
+    pub has_pages: bool,
+    /// The node wrote this database itself since it last mirrored: keep it before changing it.
+    #[prost(bool, tag = "10")]
+    pub diverged: bool,
+}
+
+/// Standby to active: what it holds, one entry per stream of [`Databases`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MirrorStates {
+    /// The states, in stream order.
+    #[prost(message, repeated, tag = "1")]
+    pub states: Vec<MirrorState>,
+}
+
+/// Active to standby: a new generation begins; the one before ends at `previous_frame`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Generation {
+    /// Our count of it.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The 32 bytes of its WAL header, as on disk.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub wal_header: Bytes,
+    /// Where the previous generation ended (its last frame); 0 with `fresh`.
+    #[prost(uint32, tag = "3")]
+    pub previous_frame: u32,
+    /// Running checksum there, packed.
+    #[prost(fixed64, tag = "4")]
+    pub previous_chain: u64,
+    /// True after a copy or resync began: nothing of an earlier generation is kept.
+    #[prost(bool, tag = "5")]
+    pub fresh: bool,
+}
+
+/// Active to standby: consecutive frames of the WAL, byte for byte.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WalBatch {
+    /// Generation the frames belong to.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// First frame in `data`.
+    #[prost(uint32, tag = "2")]
+    pub first_frame: u32,
+    /// Running checksum before it, packed.
+    #[prost(fixed64, tag = "3")]
+    pub chain_before: u64,
+    /// Running checksum after the last frame, packed.
+    #[prost(fixed64, tag = "4")]
+    pub chain_after: u64,
+    /// Frames through this one are published (committed) on the active.
+    #[prost(uint32, tag = "5")]
+    pub published_frame: u32,
+    /// Frame headers and pages, as on disk.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub data: Bytes,
+}
+
+/// Standby to active: how far one database has come.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ack {
+    /// Generation of both frames.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// Last frame received and checked.
+    #[prost(uint32, tag = "2")]
+    pub received_frame: u32,
+    /// Last commit frame that is on disk.
+    #[prost(uint32, tag = "3")]
+    pub durable_frame: u32,
+}
+
+/// Active to standby: forget the frames after `frame`; they were never published.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Rewind {
+    /// Generation of `frame`.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The last frame to keep.
+    #[prost(uint32, tag = "2")]
+    pub frame: u32,
+    /// Running checksum after it, packed.
+    #[prost(fixed64, tag = "3")]
+    pub chain: u64,
+}
+
+/// Standby to active: the rewind to `frame` is on disk.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Rewound {
+    /// Generation of `frame`.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The last frame kept.
+    #[prost(uint32, tag = "2")]
+    pub frame: u32,
+}
+
+/// Active to standby: pages follow; the mirror is incomplete until [`CopyEnd`] is durable.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyBegin {
+    /// True: keep the pages you have, only differing ones follow, after [`HashRequest`]s.
+    #[prost(bool, tag = "1")]
+    pub resync: bool,
+    /// Page size in bytes.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// Size of the database file in pages now, for progress.
+    #[prost(uint32, tag = "3")]
+    pub page_count: u32,
+}
+
+/// Active to standby: hash the pages of your database file, and answer with [`PageHashes`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HashRequest {
+    /// First page, counted from 1.
+    #[prost(uint32, tag = "1")]
+    pub first_page: u32,
+    /// How many.
+    #[prost(uint32, tag = "2")]
+    pub page_count: u32,
+}
+
+/// Standby to active: xxh3-64 of each page, little-endian; shorter than asked at the end of the file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PageHashes {
+    /// First page, counted from 1.
+    #[prost(uint32, tag = "1")]
+    pub first_page: u32,
+    /// Eight bytes per page.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hashes: Bytes,
+}
+
+/// Active to standby: consecutive pages of the database file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PageChunk {
+    /// First page, counted from 1.
+    #[prost(uint32, tag = "1")]
+    pub first_page: u32,
+    /// The pages, whole.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: Bytes,
+}
+
+/// Active to standby: the copy is a sound database once the WAL is durable through this position.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CopyEnd {
+    /// Generation of `frame`.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// The position after the last page was read; 0: the WAL had no frame.
+    #[prost(uint32, tag = "2")]
+    pub frame: u32,
+    /// Size of the database file in pages; the mirror's is cut to it.
+    #[prost(uint32, tag = "3")]
+    pub page_count: u32,
+}
+
+/// Either way: is the connection alive, and how long is its round trip?
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ping {
+    /// Comes back unchanged.
+    #[prost(fixed64, tag = "1")]
+    pub nonce: u64,
+    /// True in the answer.
+    #[prost(bool, tag = "2")]
+    pub answer: bool,
+}
+
+/// Either way: the sender stops using this connection on purpose (role change, shutdown).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Goodbye {
+    /// One sentence for the log.
+    #[prost(string, tag = "1")]
+    pub reason: String,
+}
+
+macro_rules! messages {
+    ($($kind:literal $name:ident $sender:literal),* $(,)?) => {
+        /// Any message of the data connection.
+        #[derive(Debug, Clone, PartialEq)]
+        #[allow(missing_docs, reason = "each variant wraps the message of its name")]
+        pub enum Message {
+            $($name($name),)*
+        }
+
+        impl Message {
+            /// (kind, name, sender) of every message, in order of kind.
+            pub const TABLE: &'static [(u16, &'static str, &'static str)] =
+                &[$(($kind, stringify!($name), $sender)),*];
+
+            /// The kind for the frame header.
+            pub fn kind(&self) -> u16 {
+                match self { $(Self::$name(_) => $kind,)* }
+            }
+
+            /// The name, for logs.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$name(_) => stringify!($name),)* }
+            }
+
+            /// The body of a frame.
+            pub fn encode(&self) -> Bytes {
+                match self { $(Self::$name(m) => prost::Message::encode_to_vec(m).into(),)* }
+            }
+
+            /// A message from a frame's kind and body; `data` fields share the body's buffer.
+            ///
+            /// # Errors
+            /// [`MessageError`] when the kind is unknown or the body is malformed.
+            pub fn decode(kind: u16, body: Bytes) -> Result<Self, MessageError> {
+                match kind {
+                    $($kind => prost::Message::decode(body)
+                        .map(Self::$name)
+                        .map_err(|source| MessageError::Malformed { name: stringify!($name), source }),)*
+                    _ => Err(MessageError::UnknownKind(kind)),
+                }
+            }
+        }
+
+        $(impl From<$name> for Message {
+            fn from(message: $name) -> Self {
+                Self::$name(message)
+            }
+        })*
+    };
+}
+
+messages! {
+    1 Hello "both",
+    2 Refusal "both",
+    3 Databases "active",
+    4 MirrorStates "standby",
+    5 Generation "active",
+    6 WalBatch "active",
+    7 Ack "standby",
+    8 Rewind "active",
+    9 Rewound "standby",
+    10 CopyBegin "active",
+    11 HashRequest "active",
+    12 PageHashes "standby",
+    13 PageChunk "active",
+    14 CopyEnd "active",
+    15 Ping "both",
+    16 Goodbye "both",
+}
+
+/// Why a frame's body is not a message.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MessageError {
+    /// A kind this version does not know.
+    #[error("message kind {0} is unknown to this version: run the same software version on both nodes")]
+    UnknownKind(u16),
+    /// The body does not decode.
+    #[error("{name} message is malformed: {source}")]
+    Malformed {
+        /// Name of the message.
+        name: &'static str,
+        /// What the decoder found.
+        source: prost::DecodeError,
+    },
+}
