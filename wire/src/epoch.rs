@@ -4,7 +4,7 @@
 //! heartbeat; whoever sees a higher one demotes at once. How a new one is claimed is decided in
 //! `lockstep-failover`.
 
-use crate::ids::{IdError, NodeId, parse_hex16};
+use crate::ids::{IdError, NodeId, parse_digits, parse_hex16};
 use std::{fmt, str::FromStr};
 
 /// The right to write: a counter and the node that claimed it, ordered by counter first.
@@ -22,15 +22,19 @@ impl Epoch {
     pub const NONE: Self = Self { counter: 0, node: NodeId(0) };
 
     /// The epoch that `node` claims after this one.
+    ///
+    /// Counting never reaches 2^64. A peer could say so, though, and then this stays there instead
+    /// of starting anew at 0: the order of the nodes decides, and nobody's epoch ever falls.
     #[must_use]
     pub fn next(self, node: NodeId) -> Self {
-        Self { counter: self.counter + 1, node }
+        Self { counter: self.counter.saturating_add(1), node }
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:010}-{}", self.counter, self.node)
+        // 20 digits hold any counter, so the text sorts like the value.
+        write!(f, "{:020}-{}", self.counter, self.node)
     }
 }
 
@@ -38,15 +42,10 @@ impl FromStr for Epoch {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let wrong = || IdError::Form {
-            expected: "an epoch like 0000000003-00112233aabbccdd",
-            found: text.to_owned(),
-        };
+        let wrong = || IdError::form("an epoch like 00000000000000000003-00112233aabbccdd", text);
         let (counter, node) = text.split_once('-').ok_or_else(wrong)?;
-        let digits = counter.len() >= 10 && counter.bytes().all(|b| b.is_ascii_digit());
+        let counter = parse_digits(counter, 20).ok_or_else(wrong)?;
         let node = parse_hex16(node).ok_or_else(wrong)?;
-        let counter: u64 = digits.then(|| counter.parse().ok()).flatten().ok_or_else(wrong)?;
-        let epoch = Self { counter, node: NodeId(node) };
-        if epoch.to_string() == text { Ok(epoch) } else { Err(wrong()) }
+        Ok(Self { counter, node: NodeId(node) })
     }
 }

@@ -13,7 +13,10 @@
 //! | 24 | 8 | sequence, from 0, plus one per frame and direction |
 //! | 32 | 16 | epoch: counter, node |
 //!
+//! A body is packed only where that makes it shorter, so an unpacked frame states its length twice.
+//!
 //! A [`Frame`] exists only with a checked header and checksum; its body is not yet a message.
+//! Whether packing pays is the link's decision, not taken here.
 
 use crate::{Epoch, NodeId};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -70,6 +73,16 @@ pub enum FrameError {
     /// A length above [`MAX_BODY_BYTES`].
     #[error("frame of {0} bytes is longer than the limit of {MAX_BODY_BYTES}")]
     TooLong(u32),
+    /// Lengths that no sender writes: an unpacked body has one length, a packed one is shorter.
+    #[error(
+        "frame lengths {sent} as sent and {unpacked} unpacked contradict its flags: the stream is damaged"
+    )]
+    Lengths {
+        /// Length of the body as sent.
+        sent: u32,
+        /// Length of the body unpacked.
+        unpacked: u32,
+    },
     /// Header or body was altered.
     #[error(
         "frame checksum is {computed:08x}, expected {expected:08x}: the link alters bytes, check cable and NIC"
@@ -155,14 +168,18 @@ impl RawHeader {
         if longest as usize > MAX_BODY_BYTES {
             return Err(FrameError::TooLong(longest));
         }
+        let zstd = flags & FLAG_ZSTD != 0;
+        if if zstd { body_len >= raw_len } else { body_len != raw_len } {
+            return Err(FrameError::Lengths { sent: body_len, unpacked: raw_len });
+        }
         let epoch = Epoch { counter: u64_at(32), node: NodeId(u64_at(40)) };
         let header =
             FrameHeader { version, kind: u16_at(6), stream: u16_at(10), sequence: u64_at(24), epoch };
-        Ok(Self { header, body_len, raw_len, zstd: flags & FLAG_ZSTD != 0, crc: u32_at(20), bytes })
+        Ok(Self { header, body_len, raw_len, zstd, crc: u32_at(20), bytes })
     }
 
     /// Checks the checksum and unpacks the body, which has exactly `body_len` bytes.
-    pub(crate) fn finish(self, body: Bytes) -> Result<Frame, FrameError> {
+    pub(crate) fn finish(self, body: Bytes, unpacker: &mut Unpacker) -> Result<Frame, FrameError> {
         let mut header = self.bytes;
         header[20..24].fill(0);
         let mut crc = crc32fast::Hasher::new();
@@ -172,16 +189,22 @@ impl RawHeader {
         if computed != self.crc {
             return Err(FrameError::Checksum { expected: self.crc, computed });
         }
-        let body = if self.zstd { unpack(&body, self.raw_len)? } else { body };
-        if body.len() != self.raw_len as usize {
-            return Err(FrameError::Unpack(self.raw_len));
-        }
+        let body = if self.zstd { unpacker.unpack(&body, self.raw_len)? } else { body };
         Ok(Frame { header: self.header, body })
     }
 }
 
-fn unpack(body: &[u8], raw_len: u32) -> Result<Bytes, FrameError> {
-    // `raw_len` was held against MAX_BODY_BYTES, so this bounds the allocation.
-    let raw = zstd::bulk::decompress(body, raw_len as usize).map_err(|_| FrameError::Unpack(raw_len))?;
-    Ok(raw.into())
+/// The zstd context of one connection: made with the first packed frame, then used again.
+#[derive(Default)]
+pub(crate) struct Unpacker(Option<zstd::bulk::Decompressor<'static>>);
+
+impl Unpacker {
+    fn unpack(&mut self, body: &[u8], raw_len: u32) -> Result<Bytes, FrameError> {
+        // `raw_len` was held against MAX_BODY_BYTES, so this bounds the allocation.
+        let raw = self.0.get_or_insert_default().decompress(body, raw_len as usize);
+        match raw {
+            Ok(raw) if raw.len() == raw_len as usize => Ok(raw.into()),
+            _ => Err(FrameError::Unpack(raw_len)),
+        }
+    }
 }

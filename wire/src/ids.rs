@@ -8,17 +8,29 @@ use std::{fmt, str::FromStr};
 /// Why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Not the fixed-width hexadecimal form.
-    #[error("expected {expected}, found \"{found}\"")]
+    /// Not the fixed-width form.
+    #[error("expected {expected}, found {found:?}")]
     Form {
         /// What a valid text looks like.
         expected: &'static str,
-        /// The text that was given.
+        /// The beginning of the text that was given.
         found: String,
     },
-    /// A name with a character outside `[a-z0-9-]`, empty, or longer than 32.
-    #[error("\"{0}\" is not a name: use 1 to 32 of a-z, 0-9 and \"-\"")]
+    /// A name with a character outside `[a-z0-9-]`, empty, longer than 32, or beginning with `-`
+    /// (a command would take that for an option).
+    #[error("{0:?} is not a name: use 1 to 32 of a-z, 0-9 and \"-\", with no \"-\" in front")]
     Name(String),
+}
+
+impl IdError {
+    pub(crate) fn form(expected: &'static str, text: &str) -> Self {
+        Self::Form { expected, found: beginning(text) }
+    }
+}
+
+/// Enough of a wrong text to recognise it; all of it could fill a log, for a peer chooses it.
+fn beginning(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 /// A node: the first eight bytes of the SHA-256 of its certificate, big-endian.
@@ -41,10 +53,8 @@ macro_rules! hex_text {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                parse_hex16(text).map(Self).ok_or_else(|| IdError::Form {
-                    expected: concat!($what, " of 16 hexadecimal digits"),
-                    found: text.to_owned(),
-                })
+                let expected = concat!($what, " of 16 lower-case hexadecimal digits");
+                parse_hex16(text).map(Self).ok_or_else(|| IdError::form(expected, text))
             }
         }
     };
@@ -57,6 +67,12 @@ hex_text!(SessionId, "a session id");
 pub(crate) fn parse_hex16(text: &str) -> Option<u64> {
     let plain = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     plain.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// Exactly `width` decimal digits, the only accepted form.
+pub(crate) fn parse_digits(text: &str, width: usize) -> Option<u64> {
+    let plain = text.len() == width && text.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| text.parse().ok()).flatten()
 }
 
 macro_rules! name_text {
@@ -82,9 +98,9 @@ macro_rules! name_text {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let fits = (1..=32).contains(&text.len());
+                let fits = (1..=32).contains(&text.len()) && !text.starts_with('-');
                 let plain = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-                if fits && plain { Ok(Self(text.to_owned())) } else { Err(IdError::Name(text.to_owned())) }
+                if fits && plain { Ok(Self(text.to_owned())) } else { Err(IdError::Name(beginning(text))) }
             }
         }
     };

@@ -5,7 +5,13 @@
 //! two neighbouring versions understand each other; a tag is never used twice.
 //! docs/protocol.md holds the table, checked by a test.
 
+use crate::MAX_BODY_BYTES;
 use bytes::Bytes;
+
+/// The longest body of a message that carries no pages, WAL frames or hashes. Decoding makes up to
+/// forty times as much memory of a hostile list of empty entries, so such lists must be short;
+/// at 64 KiB still a thousand databases fit.
+pub const MAX_CONTROL_BYTES: usize = 64 << 10;
 
 /// First message in both directions.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -258,7 +264,7 @@ pub struct Goodbye {
 }
 
 macro_rules! messages {
-    ($($kind:literal $name:ident $sender:literal),* $(,)?) => {
+    ($($kind:literal $name:ident $sender:literal $longest:ident),* $(,)?) => {
         /// Any message of the data connection.
         #[derive(Debug, Clone, PartialEq)]
         #[allow(missing_docs, reason = "each variant wraps the message of its name")]
@@ -267,9 +273,9 @@ macro_rules! messages {
         }
 
         impl Message {
-            /// (kind, name, sender) of every message, in order of kind.
-            pub const TABLE: &'static [(u16, &'static str, &'static str)] =
-                &[$(($kind, stringify!($name), $sender)),*];
+            /// (kind, name, sender, longest body in bytes) of every message, in order of kind.
+            pub const TABLE: &'static [(u16, &'static str, &'static str, usize)] =
+                &[$(($kind, stringify!($name), $sender, $longest)),*];
 
             /// The kind for the frame header.
             pub fn kind(&self) -> u16 {
@@ -289,9 +295,12 @@ macro_rules! messages {
             /// A message from a frame's kind and body; `data` fields share the body's buffer.
             ///
             /// # Errors
-            /// [`MessageError`] when the kind is unknown or the body is malformed.
+            /// [`MessageError`] when the kind is unknown or the body is too long for it or malformed.
             pub fn decode(kind: u16, body: Bytes) -> Result<Self, MessageError> {
                 match kind {
+                    $($kind if body.len() > $longest => {
+                        Err(MessageError::TooLong { name: stringify!($name), length: body.len(), longest: $longest })
+                    })*
                     $($kind => prost::Message::decode(body)
                         .map(Self::$name)
                         .map_err(|source| MessageError::Malformed { name: stringify!($name), source }),)*
@@ -309,30 +318,40 @@ macro_rules! messages {
 }
 
 messages! {
-    1 Hello "both",
-    2 Refusal "both",
-    3 Databases "active",
-    4 MirrorStates "standby",
-    5 Generation "active",
-    6 WalBatch "active",
-    7 Ack "standby",
-    8 Rewind "active",
-    9 Rewound "standby",
-    10 CopyBegin "active",
-    11 HashRequest "active",
-    12 PageHashes "standby",
-    13 PageChunk "active",
-    14 CopyEnd "active",
-    15 Ping "both",
-    16 Goodbye "both",
+    1 Hello "both" MAX_CONTROL_BYTES,
+    2 Refusal "both" MAX_CONTROL_BYTES,
+    3 Databases "active" MAX_CONTROL_BYTES,
+    4 MirrorStates "standby" MAX_CONTROL_BYTES,
+    5 Generation "active" MAX_CONTROL_BYTES,
+    6 WalBatch "active" MAX_BODY_BYTES,
+    7 Ack "standby" MAX_CONTROL_BYTES,
+    8 Rewind "active" MAX_CONTROL_BYTES,
+    9 Rewound "standby" MAX_CONTROL_BYTES,
+    10 CopyBegin "active" MAX_CONTROL_BYTES,
+    11 HashRequest "active" MAX_CONTROL_BYTES,
+    12 PageHashes "standby" MAX_BODY_BYTES,
+    13 PageChunk "active" MAX_BODY_BYTES,
+    14 CopyEnd "active" MAX_CONTROL_BYTES,
+    15 Ping "both" MAX_CONTROL_BYTES,
+    16 Goodbye "both" MAX_CONTROL_BYTES,
 }
 
 /// Why a frame's body is not a message.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum MessageError {
     /// A kind this version does not know.
     #[error("message kind {0} is unknown to this version: run the same software version on both nodes")]
     UnknownKind(u16),
+    /// Longer than any sound message of its kind.
+    #[error("{name} message of {length} bytes is longer than the limit of {longest}")]
+    TooLong {
+        /// Name of the message.
+        name: &'static str,
+        /// Length of its body in bytes.
+        length: usize,
+        /// The limit in bytes.
+        longest: usize,
+    },
     /// The body does not decode.
     #[error("{name} message is malformed: {source}")]
     Malformed {

@@ -4,6 +4,7 @@
 //! salts name a generation on disk but do not order it (a TRUNCATE makes both random), so
 //! generations are counted by ourselves.
 
+use crate::ids::{IdError, parse_digits};
 use std::{fmt, str::FromStr};
 
 /// Which life of a WAL: grows by one each time the WAL begins anew with published frames. 0: none yet.
@@ -52,23 +53,19 @@ packed_pair!(Salts);
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:010}.{:010}", self.generation.0, self.frame.0)
+        // 20 digits hold any generation and 10 any frame, so the text sorts like the value.
+        write!(f, "{:020}.{:010}", self.generation.0, self.frame.0)
     }
 }
 
 impl FromStr for Position {
-    type Err = crate::IdError;
+    type Err = IdError;
 
-    fn from_str(text: &str) -> Result<Self, crate::IdError> {
-        let wrong = || crate::IdError::Form {
-            expected: "a position like 0000000003.0000000042",
-            found: text.to_owned(),
-        };
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError::form("a position like 00000000000000000003.0000000042", text);
         let (generation, frame) = text.split_once('.').ok_or_else(wrong)?;
-        let position = Self {
-            generation: WalGeneration(generation.parse().map_err(|_| wrong())?),
-            frame: FrameNo(frame.parse().map_err(|_| wrong())?),
-        };
-        if position.to_string() == text { Ok(position) } else { Err(wrong()) }
+        let generation = parse_digits(generation, 20).ok_or_else(wrong)?;
+        let frame = parse_digits(frame, 10).and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong)?;
+        Ok(Self { generation: WalGeneration(generation), frame: FrameNo(frame) })
     }
 }
