@@ -1,1 +1,0 @@
-//! The configuration file: TOML, every key documented, unknown keys are errors.

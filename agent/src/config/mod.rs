@@ -1,0 +1,339 @@
+//! The configuration file: TOML, every key documented, unknown keys are errors.
+//!
+//! File to [`Config`] in two steps: `raw` is what was written, [`Config`] what was checked; only
+//! the second leaves this module. It looks at no interface, file or socket but the configuration
+//! itself; whether an interface or a database exists is for the parts that use them.
+
+mod check;
+mod check_network;
+mod check_workload;
+mod error;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, ConfigErrors};
+
+use lockstep_client::Mode;
+use lockstep_engine::link::Fingerprint;
+use lockstep_wire::{DatabaseName, PairId};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+/// A complete configuration with every key explained; `lockstep config --example` prints it.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// Where heartbeats (UDP) and data (TCP) meet the peer unless `port` says otherwise.
+pub const DEFAULT_PORT: u16 = 7431;
+
+/// Hand over to a checkpoint at 1000 frames, as SQLite's own autocheckpoint does.
+pub const DEFAULT_CHECKPOINT_FRAMES: u32 = 1000;
+
+/// A WAL larger than this costs more to resume from than differing pages cost to send.
+pub const DEFAULT_WAL_RETAIN_MAX_MIB: u32 = 1024;
+
+/// An application that is not healthy after this is given the address anyway: clients then see its errors.
+pub const DEFAULT_OPEN_EARLY_MS: u32 = 5_000;
+
+/// A program gets this long to finish its requests before it is killed.
+pub const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
+
+/// A longer hold-off belongs to a person's decision: `failover = "manual"`.
+pub const MAX_HOLD_OFF_S: u32 = 120;
+
+/// A configuration larger than this is not one.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This machine.
+    pub node: Node,
+    /// The pairs it belongs to; at least one.
+    pub pairs: Vec<Pair>,
+    /// What is allowed but probably not meant, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// `[node]`: this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, for people.
+    pub name: String,
+    /// Its configured role, the same for all its pairs.
+    pub role: Role,
+    /// Hardware family; both nodes of a pair must fit each other.
+    pub platform: String,
+    /// Timing of heartbeats and lease.
+    pub profile: Profile,
+    /// How the data path does its disk work.
+    pub io_backend: IoBackend,
+}
+
+/// `[[pair]]`: two nodes and what they protect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The same on both nodes.
+    pub id: PairId,
+    /// What a commit waits for when the waiter does not say.
+    pub commit_mode: Mode,
+    /// The peer's certificate.
+    pub peer_fingerprint: Fingerprint,
+    /// The virtual addresses; at least one.
+    pub vips: Vec<Vip>,
+    /// An odd list of LAN addresses, each of one device, that tell a dead peer from an own dead cable.
+    pub targets: Vec<IpAddr>,
+    /// Whether the standby promotes by itself.
+    pub failover: FailoverType,
+    /// Added to the wait before an automatic promotion, seconds.
+    pub hold_off_s: u32,
+    /// Open the address this long after the application's start even if it is not healthy, milliseconds.
+    pub open_early_ms: u32,
+    /// The cable between the two nodes, unless `interface = "none"`.
+    pub direct: Option<Endpoint>,
+    /// The network the clients are in.
+    pub lan: Endpoint,
+    /// Compression of the data connection.
+    pub compression: Compression,
+    /// Cap on what the data connection sends, Mbit/s; None: the link's own speed.
+    pub bandwidth_max_mbit_s: Option<u32>,
+    /// The databases, in stream order; at least one.
+    pub databases: Vec<Database>,
+    /// The applications, in start order.
+    pub apps: Vec<App>,
+}
+
+/// `[pair.direct]` or `[pair.lan]`: one path to the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name of the own network interface.
+    pub interface: String,
+    /// Own address on it.
+    pub address: IpAddr,
+    /// Its prefix length, if written behind the address.
+    pub prefix: Option<u8>,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// UDP for heartbeats and TCP for data, the same on both nodes.
+    pub port: u16,
+}
+
+/// A virtual address with its mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Prefix length of its subnet.
+    pub prefix: u8,
+}
+
+impl Vip {
+    /// Whether `other` lies in this address's subnet.
+    pub fn subnet_has(self, other: IpAddr) -> bool {
+        match (self.address, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                u32::from(own) & mask == u32::from(other) & mask
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                u128::from(own) & mask == u128::from(other) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// `[[pair.database]]`: one replicated database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// The same on both nodes.
+    pub name: DatabaseName,
+    /// Its path on the primary.
+    pub primary: PathBuf,
+    /// Its path on the secondary.
+    pub secondary: PathBuf,
+    /// Hand over to a checkpoint when the WAL has grown by this many frames.
+    pub checkpoint_frames: u32,
+    /// Let the WAL go (and resync by pages) above this size, MiB.
+    pub wal_retain_max_mib: u32,
+}
+
+impl Database {
+    /// Its path on a node of this role.
+    pub fn path(&self, role: Role) -> &Path {
+        match role {
+            Role::Primary => &self.primary,
+            Role::Secondary => &self.secondary,
+        }
+    }
+}
+
+/// `[[pair.app]]`: one program that uses the databases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// For logs and commands.
+    pub name: String,
+    /// What to start.
+    pub run: AppRun,
+    /// How to ask it whether it works.
+    pub health: Option<Health>,
+    /// How long it may take to stop before it is killed, seconds.
+    pub stop_timeout_s: u32,
+}
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppRun {
+    /// A systemd unit.
+    Unit(String),
+    /// A program and its arguments; never empty.
+    Command(Vec<String>),
+}
+
+/// How to ask an application whether it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// GET this `http://` address; healthy is an answer of 200 to 299.
+    Http(String),
+    /// Run this; healthy is exit code 0. Never empty.
+    Command(Vec<String>),
+}
+
+macro_rules! word_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word,)* })
+            }
+        }
+    };
+}
+
+word_enum!(
+    /// What a node was set up as; never changes by itself.
+    Role {
+        /// Serves when all is well.
+        #[default]
+        Primary = "primary",
+        /// Stands by when all is well.
+        Secondary = "secondary",
+    }
+);
+word_enum!(
+    /// Timing of heartbeats, detection and lease.
+    Profile {
+        /// Dead after 150 ms: root, real-time priority, a direct cable.
+        Metal = "metal",
+        /// Dead after 600 ms.
+        #[default]
+        Default = "default",
+        /// Dead after 3 s: virtual machines that pause.
+        Vm = "vm",
+        /// Dead after 10 s: the appliance contract.
+        Mse = "mse",
+    }
+);
+word_enum!(
+    /// How the data path does its disk work.
+    IoBackend {
+        /// io_uring where the kernel allows it, else blocking calls.
+        #[default]
+        Auto = "auto",
+        /// io_uring, or an error.
+        Uring = "uring",
+        /// Blocking calls.
+        Blocking = "blocking",
+    }
+);
+word_enum!(
+    /// Who decides about an unplanned failover.
+    FailoverType {
+        /// The standby, when it may.
+        #[default]
+        Automatic = "automatic",
+        /// The operator.
+        Manual = "manual",
+    }
+);
+word_enum!(
+    /// Compression of the data connection.
+    Compression {
+        /// While it pays.
+        #[default]
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+);
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, one line each.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let unreadable = |problem: String, remedy: &str| {
+            ConfigErrors(vec![ConfigError {
+                file: path.to_owned(),
+                key: "file".into(),
+                problem,
+                remedy: remedy.into(),
+            }])
+        };
+        let metadata = std::fs::metadata(path).map_err(|e| {
+            unreadable(
+                format!("cannot be read: {e}"),
+                "write one with `lockstep config --example`, or name it with --config",
+            )
+        })?;
+        if !metadata.is_file() || metadata.len() > MAX_FILE_BYTES {
+            return Err(unreadable(
+                format!("expected a file of at most {MAX_FILE_BYTES} bytes"),
+                "name the right file with --config",
+            ));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            unreadable(format!("cannot be read: {e}"), "it must be UTF-8 text that this user may read")
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration text; `path` is for its errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, one line each.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigErrors> {
+        let raw: raw::RawConfig = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            ConfigErrors(vec![ConfigError {
+                file: path.to_owned(),
+                key: format!("line {line}"),
+                problem: e.message().replace('\n', " "),
+                remedy: "`lockstep config --example` explains every key".into(),
+            }])
+        })?;
+        check::check(&raw, path)
+    }
+
+    /// The pair with this id.
+    pub fn pair(&self, id: &PairId) -> Option<&Pair> {
+        self.pairs.iter().find(|pair| pair.id == *id)
+    }
+}

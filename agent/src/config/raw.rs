@@ -1,0 +1,102 @@
+//! The configuration file as written: what TOML and types alone can say.
+//!
+//! Nothing here is checked beyond its shape; [`super::check`] turns it into [`super::Config`].
+//! Unknown keys are errors. Every key appears in `example.toml`, which a test verifies.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) node: RawNode,
+    #[serde(default)]
+    pub(super) pair: Vec<RawPair>,
+}
+
+/// `[node]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNode {
+    pub(super) name: String,
+    pub(super) role: super::Role,
+    pub(super) platform: Option<String>,
+    #[serde(default)]
+    pub(super) profile: super::Profile,
+    #[serde(default)]
+    pub(super) io_backend: super::IoBackend,
+}
+
+/// `[[pair]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPair {
+    pub(super) id: String,
+    pub(super) commit_mode: Option<String>,
+    pub(super) peer_fingerprint: Option<String>,
+    #[serde(default)]
+    pub(super) vip: Vec<String>,
+    #[serde(default)]
+    pub(super) targets: Vec<String>,
+    #[serde(default)]
+    pub(super) failover: super::FailoverType,
+    pub(super) hold_off_s: Option<u32>,
+    pub(super) open_early_ms: Option<u32>,
+    pub(super) direct: Option<RawEndpoint>,
+    pub(super) lan: Option<RawEndpoint>,
+    pub(super) link: Option<RawLink>,
+    #[serde(default)]
+    pub(super) database: Vec<RawDatabase>,
+    #[serde(default)]
+    pub(super) app: Vec<RawApp>,
+}
+
+/// `[pair.direct]`, `[pair.lan]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEndpoint {
+    pub(super) interface: String,
+    pub(super) address: Option<String>,
+    pub(super) peer: Option<String>,
+    pub(super) port: Option<u16>,
+}
+
+/// `[pair.link]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLink {
+    #[serde(default)]
+    pub(super) compression: super::Compression,
+    pub(super) bandwidth_max_mbit_s: Option<u32>,
+}
+
+/// `[[pair.database]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDatabase {
+    pub(super) name: String,
+    pub(super) primary: PathBuf,
+    pub(super) secondary: Option<PathBuf>,
+    pub(super) checkpoint_frames: Option<u32>,
+    pub(super) wal_retain_max_mib: Option<u32>,
+}
+
+/// `[[pair.app]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApp {
+    pub(super) name: String,
+    pub(super) unit: Option<String>,
+    pub(super) command: Option<RawCommand>,
+    pub(super) health: Option<RawCommand>,
+    pub(super) stop_timeout_s: Option<u32>,
+}
+
+/// A shell line or a list of arguments.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "a string or a list of strings")]
+pub(super) enum RawCommand {
+    Line(String),
+    Arguments(Vec<String>),
+}

@@ -1,0 +1,279 @@
+//! Every rule of the configuration, broken once.
+
+use super::*;
+
+const FILE: &str = "/etc/lockstep/lockstep.toml";
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(text, Path::new(FILE))
+}
+
+/// The example with one piece replaced.
+fn example(from: &str, to: &str) -> String {
+    assert!(EXAMPLE.contains(from), "the example has no {from}");
+    EXAMPLE.replacen(from, to, 1)
+}
+
+/// Expects exactly one fault, whose single line has all of `words`.
+#[track_caller]
+fn refused(from: &str, to: &str, words: &[&str]) {
+    let errors = parse(&example(from, to)).expect_err("it was accepted");
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    let line = errors.to_string();
+    assert!(line.starts_with(FILE) && line.lines().count() == 1 && line.contains("; "), "{line}");
+    for word in words {
+        assert!(line.contains(word), "expected {word:?} in: {line}");
+    }
+}
+
+/// Expects no fault but this warning.
+#[track_caller]
+fn warned(from: &str, to: &str, words: &[&str]) {
+    let config = parse(&example(from, to)).unwrap_or_else(|e| panic!("{e}"));
+    let hit = config.warnings.iter().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(hit, "{:?}", config.warnings);
+}
+
+const TARGETS: &str = r#"targets = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]"#;
+const DIRECT: &str = "interface = \"eth1\"\n# Own address on it and the other node's.\naddress = \"192.168.77.1\"\npeer = \"192.168.77.2\"\n# UDP for heartbeats and TCP for data; the same on both nodes.\nport = 7431\n";
+
+#[test]
+fn the_example_is_sound_and_without_warnings() {
+    let config = parse(EXAMPLE).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let pair = &config.pairs[0];
+    assert_eq!(pair.commit_mode, Mode::Durable);
+    assert_eq!(pair.databases[0].path(Role::Secondary), Path::new("/srv/shop/orders.db"));
+    assert_eq!(pair.apps[0].run, AppRun::Unit("shop.service".into()));
+    assert_eq!(config.pair(&"shop".parse().unwrap()), Some(pair));
+}
+
+/// The raw structs are the list of knobs: serde tells their fields when a key is unknown.
+#[test]
+fn the_example_explains_every_knob() {
+    let sections = [
+        ("[node]\n", "[node]\nzzz = 1\n"),
+        ("[[pair]]\n", "[[pair]]\nzzz = 1\n"),
+        ("[pair.direct]\n", "[pair.direct]\nzzz = 1\n"),
+        ("[pair.lan]\n", "[pair.lan]\nzzz = 1\n"),
+        ("[pair.link]\n", "[pair.link]\nzzz = 1\n"),
+        ("[[pair.database]]\n", "[[pair.database]]\nzzz = 1\n"),
+        ("[[pair.app]]\n", "[[pair.app]]\nzzz = 1\n"),
+    ];
+    let mut knobs = 0;
+    for (from, to) in &sections {
+        let error = parse(&example(from, to)).expect_err("zzz is unknown").to_string();
+        let (_, fields) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
+        for field in fields.split('`').skip(1).step_by(2).take_while(|word| !word.contains(' ')) {
+            let section = to.lines().next().unwrap();
+            let body = EXAMPLE.split_once(&format!("\n{section}\n")).unwrap().1;
+            let end = ["\n[[", "\n["].iter().filter_map(|mark| body.find(mark)).min().unwrap_or(body.len());
+            let as_key = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{field} = "));
+            let as_section = EXAMPLE.contains(&format!("[pair.{field}]"));
+            assert!(as_section || body[..end].lines().any(as_key), "{section} {field} is not in the example");
+            knobs += 1;
+        }
+    }
+    assert!(knobs >= 38, "only {knobs} knobs were looked at");
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_its_line() {
+    refused("hold_off_s = 0", "hold_of_s = 0", &["line", "unknown field `hold_of_s`", "config --example"]);
+}
+
+#[test]
+fn broken_toml_is_an_error_with_its_line() {
+    refused("[pair.lan]", "[pair.lan", &["line", "config --example"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_an_error() {
+    refused("role = \"primary\"", "role = \"master\"", &["unknown variant `master`", "primary"]);
+    refused("port = 7431", "port = 74310", &["line", "74310"]);
+}
+
+#[test]
+fn a_vip_equal_to_a_node_address_is_refused() {
+    refused("10.0.0.10/24", "10.0.0.11/24", &["vip", "10.0.0.11 is also an address of a node", "its own"]);
+    refused("10.0.0.10/24", "10.0.0.12/24", &["vip", "10.0.0.12 is also an address of a node"]);
+}
+
+#[test]
+fn a_vip_without_a_mask_is_refused() {
+    refused("10.0.0.10/24", "10.0.0.10", &["vip", "10.0.0.10 has no mask", "10.0.0.10/24"]);
+    refused("10.0.0.10/24", "10.0.0.10/33", &["vip", "expected an address with its mask"]);
+    refused("10.0.0.10/24", "shop", &["vip", "expected an address with its mask"]);
+    refused("10.0.0.10/24", "224.0.0.1/24", &["vip", "unicast"]);
+    refused("[\"10.0.0.10/24\"]", "[]", &["vip", "at least one"]);
+}
+
+#[test]
+fn the_same_interface_for_both_links_is_refused() {
+    refused("\"eth1\"", "\"eth0\"", &["direct.interface", "eth0 is also the LAN interface", "none"]);
+}
+
+#[test]
+fn the_same_address_on_both_links_is_refused() {
+    refused("\"192.168.77.1\"", "\"10.0.0.11\"", &["direct.address", "10.0.0.11 is also used on the LAN"]);
+    refused("\"192.168.77.2\"", "\"10.0.0.12\"", &["direct.address", "10.0.0.12 is also used on the LAN"]);
+}
+
+#[test]
+fn a_peer_that_is_oneself_or_of_another_family_is_refused() {
+    refused("peer = \"10.0.0.12\"", "peer = \"10.0.0.11\"", &["lan.peer", "own address"]);
+    refused("peer = \"10.0.0.12\"", "peer = \"fd00::2\"", &["lan.peer", "same family"]);
+    refused("address = \"10.0.0.11\"", "address = \"0.0.0.0\"", &["lan.address", "unicast"]);
+    refused("peer = \"10.0.0.12\"\n", "", &["lan.peer", "found nothing"]);
+}
+
+#[test]
+fn an_even_target_list_is_refused() {
+    refused(
+        TARGETS,
+        r#"targets = ["10.0.0.1", "10.0.0.2"]"#,
+        &["targets", "odd number", "found 2", "add or remove"],
+    );
+}
+
+#[test]
+fn an_empty_target_list_is_refused() {
+    refused(TARGETS, "targets = []", &["targets", "found none", "1, 3 or 5"]);
+}
+
+#[test]
+fn a_single_target_is_a_warning_and_too_short_without_a_direct_link() {
+    warned(TARGETS, r#"targets = ["10.0.0.1"]"#, &["targets", "a single target"]);
+    let alone = example(DIRECT, "interface = \"none\"\n").replace(TARGETS, r#"targets = ["10.0.0.1"]"#);
+    let errors = parse(&alone).unwrap_err().to_string();
+    assert!(errors.contains("at least 3 addresses, found 1") && errors.lines().count() == 1, "{errors}");
+    let manual = alone.replace("failover = \"automatic\"", "failover = \"manual\"");
+    assert_eq!(parse(&manual).unwrap().pairs[0].direct, None);
+}
+
+#[test]
+fn targets_that_are_no_targets_are_refused() {
+    refused("\"10.0.0.3\"]", "\"10.0.0.2\"]", &["targets", "10.0.0.2 occurs twice"]);
+    refused("\"10.0.0.3\"]", "\"10.0.0.10\"]", &["targets", "belongs to this pair"]);
+    refused("\"10.0.0.3\"]", "\"10.0.0.3/24\"]", &["targets", "without mask"]);
+    warned("\"10.0.0.3\"]", "\"10.9.9.9\"]", &["targets", "10.9.9.9", "outside"]);
+}
+
+#[test]
+fn a_bad_fingerprint_is_refused() {
+    refused(
+        "sha256:0011",
+        "sha256:00xx",
+        &["peer_fingerprint", "64 hexadecimal digits", "lockstep identity"],
+    );
+    refused("sha256:0011", "0011", &["peer_fingerprint", "64 hexadecimal digits"]);
+}
+
+#[test]
+fn a_missing_fingerprint_is_refused() {
+    let line = EXAMPLE.lines().find(|line| line.starts_with("peer_fingerprint")).unwrap();
+    refused(line, "", &["peer_fingerprint", "found nothing", "lockstep identity"]);
+}
+
+#[test]
+fn an_address_outside_the_vips_subnet_is_a_warning() {
+    warned("\"10.0.0.11\"", "\"10.0.9.11\"", &["lan.address", "10.0.9.11 is outside the VIP's subnet"]);
+}
+
+#[test]
+fn metal_without_a_direct_link_is_refused() {
+    let text =
+        example(DIRECT, "interface = \"none\"\n").replace("profile = \"default\"", "profile = \"metal\"");
+    let errors = parse(&text).unwrap_err().to_string();
+    assert!(errors.contains("\"metal\" expects a cable") && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
+fn no_direct_link_is_said_and_not_left_out() {
+    assert_eq!(parse(&example(DIRECT, "interface = \"none\"\n")).unwrap().pairs[0].direct, None);
+    refused("interface = \"eth1\"", "interface = \"none\"", &["direct", "remove it"]);
+    refused(&format!("[pair.direct]\n{DIRECT}"), "", &["direct", "interface = \"none\""]);
+}
+
+#[test]
+fn bad_names_are_refused() {
+    refused("id = \"shop\"", "id = \"Shop\"", &["id", "is not a name"]);
+    refused("name = \"orders\"", "name = \"or ders\"", &["name", "is not a name"]);
+    refused("name = \"alpha\"", "name = \"al pha\"", &["node.name", "is not a node name"]);
+    refused("platform = \"generic\"", "platform = \"vax\"", &["node.platform", "generic"]);
+    refused("interface = \"eth0\"", "interface = \"a/b\"", &["lan.interface", "not an interface name"]);
+    refused("commit_mode = \"durable\"", "commit_mode = \"maybe\"", &["commit_mode", "maybe", "\"durable\""]);
+}
+
+#[test]
+fn duplicate_names_and_paths_are_refused() {
+    let database = |name: &str, path: &str| {
+        example(
+            "# A program that",
+            &format!("[[pair.database]]\nname = \"{name}\"\nprimary = \"{path}\"\n# A program"),
+        )
+    };
+    let one = |text: &str, word: &str| {
+        let errors = parse(text).unwrap_err();
+        assert!(errors.to_string().contains(word), "{errors}");
+    };
+    one(&database("orders", "/srv/shop/other.db"), "name: \"orders\" occurs twice");
+    one(&database("other", "/srv/shop/orders.db"), "primary: /srv/shop/orders.db occurs twice");
+    let app = format!("{EXAMPLE}\n[[pair.app]]\nname = \"web\"\ncommand = \"true\"\n");
+    one(&app, "app name: \"web\" occurs twice");
+    let body = &EXAMPLE[EXAMPLE.find("[[pair]]").unwrap()..];
+    let twice = format!("{EXAMPLE}\n{body}");
+    for word in ["pair id: \"shop\"", "pair vip: 10.0.0.10", "10.0.0.11 port 7431", "/srv/shop/orders.db"] {
+        one(&twice, &format!("{word} occurs twice"));
+    }
+}
+
+#[test]
+fn relative_database_paths_are_refused() {
+    refused("primary = \"/srv", "primary = \"srv", &["primary", "absolute path", "srv/shop/orders.db"]);
+    refused("secondary = \"/srv", "secondary = \"/srv/..", &["secondary", "absolute path"]);
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    refused("hold_off_s = 0", "hold_off_s = 121", &["hold_off_s", "0 to 120", "manual"]);
+    refused("checkpoint_frames = 1000", "checkpoint_frames = 0", &["checkpoint_frames", "at least 1"]);
+    refused("wal_retain_max_mib = 1024", "wal_retain_max_mib = 0", &["wal_retain_max_mib", "at least 1"]);
+    refused("port = 7431", "port = 0", &["direct.port", "1 to 65535"]);
+}
+
+#[test]
+fn an_application_is_a_unit_or_a_command() {
+    refused("unit = \"shop.service\"", "", &["app \"web\"", "either unit or command"]);
+    refused("unit = \"shop.service\"", "unit = \"-h\"", &["unit", "not a systemd unit"]);
+    refused("unit = \"shop.service\"", "command = []", &["command", "a program and its arguments"]);
+    refused("\"http://127", "\"https://127", &["health", "http:// address or a command"]);
+    let text = example("unit = \"shop.service\"", "command = \"sleep 1 && true\"");
+    let shell = ["/bin/sh", "-c", "sleep 1 && true"].map(String::from).to_vec();
+    assert_eq!(parse(&text).unwrap().pairs[0].apps[0].run, AppRun::Command(shell));
+}
+
+#[test]
+fn a_pair_needs_a_database_and_a_node_needs_a_pair() {
+    let errors = parse("[node]\nname = \"a\"\nrole = \"primary\"\n").unwrap_err().to_string();
+    assert!(errors.contains("pair: expected at least one [[pair]]"), "{errors}");
+    let from = EXAMPLE.find("[[pair.database]]").unwrap();
+    let to = EXAMPLE.find("[[pair.app]]").unwrap();
+    let errors = parse(&format!("{}{}", &EXAMPLE[..from], &EXAMPLE[to..])).unwrap_err().to_string();
+    assert!(errors.contains("at least one [[pair.database]]"), "{errors}");
+}
+
+#[test]
+fn all_faults_are_told_at_once_one_line_each() {
+    let text = example(TARGETS, "targets = []")
+        .replace("10.0.0.10/24", "10.0.0.10")
+        .replace("hold_off_s = 0", "hold_off_s = 900");
+    let errors = parse(&text).unwrap_err();
+    assert_eq!((errors.0.len(), errors.to_string().lines().count()), (3, 3), "{errors}");
+}
+
+#[test]
+fn a_missing_file_names_the_remedy() {
+    let error = Config::load(Path::new("/nowhere/lockstep.toml")).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/lockstep.toml") && error.contains("config --example"), "{error}");
+}
