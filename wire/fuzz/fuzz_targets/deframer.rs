@@ -1,0 +1,8 @@
+//! Fuzzes what `checks::deframer` says about any bytes.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "each target uses one of the checks")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::deframer(data));

@@ -1,0 +1,114 @@
+//! One message of each kind with every field set, for golden files and corpus.
+
+use bytes::{Bytes, BytesMut};
+use lockstep_wire::*;
+
+/// The node that sends all samples.
+pub(crate) const NODE: NodeId = NodeId(0x0011_2233_aabb_ccdd);
+
+/// `count` bytes that differ from their neighbours.
+pub(crate) fn bytes(count: usize) -> Bytes {
+    (0..count).map(|i| (i * 7 + i / 251) as u8).collect::<Vec<_>>().into()
+}
+
+/// One message of each kind, in order of kind.
+pub(crate) fn messages() -> Vec<Message> {
+    let mirror = MirrorState {
+        stream: 1,
+        complete: true,
+        generation: 7,
+        frame: 42,
+        chain: Chain([0x0102_0304, 0x0506_0708]).packed(),
+        salts: Salts([0xa1a2_a3a4, 0xb1b2_b3b4]).packed(),
+        page_size: 4096,
+        page_count: 1000,
+        has_pages: true,
+        diverged: true,
+    };
+    vec![
+        Hello {
+            version_min: 1,
+            version_max: 3,
+            software: "0.1.0".into(),
+            node_name: "a".into(),
+            node: NODE.0,
+            pair: "shop".into(),
+            session: 0x5e55_1011_0000_0001,
+        }
+        .into(),
+        Refusal { code: "pair".into(), sentence: "this node belongs to pair \"till\": correct `id`".into() }
+            .into(),
+        Databases { names: vec!["orders".into(), "users".into()] }.into(),
+        MirrorStates { states: vec![mirror, MirrorState { stream: 2, ..MirrorState::default() }] }.into(),
+        Generation {
+            generation: 8,
+            wal_header: bytes(32),
+            previous_frame: 42,
+            previous_chain: 0x0102_0304_0506_0708,
+            fresh: true,
+        }
+        .into(),
+        WalBatch {
+            generation: 8,
+            first_frame: 1,
+            chain_before: 0x1112_1314_1516_1718,
+            chain_after: 0x2122_2324_2526_2728,
+            published_frame: 1,
+            data: bytes(24 + 512),
+        }
+        .into(),
+        Ack { generation: 8, received_frame: 300, durable_frame: 299 }.into(),
+        Rewind { generation: 8, frame: 298, chain: 0x3132_3334_3536_3738 }.into(),
+        Rewound { generation: 8, frame: 298 }.into(),
+        CopyBegin { resync: true, page_size: 512, page_count: 70_000 }.into(),
+        HashRequest { first_page: 1, page_count: 1024 }.into(),
+        PageHashes { first_page: 1, hashes: bytes(32) }.into(),
+        PageChunk { first_page: 65, data: bytes(512) }.into(),
+        CopyEnd { generation: 8, frame: 301, page_count: 70_001 }.into(),
+        Ping { nonce: 0x4142_4344_4546_4748, answer: true }.into(),
+        Goodbye { reason: "the agent is shutting down".into() }.into(),
+    ]
+}
+
+/// A heartbeat with every field set.
+pub(crate) fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        session: 0x5e55_1011_0000_0001,
+        sequence: 1000,
+        sent_us: 50_000_000,
+        is_echo: true,
+        echo_session: 0x5e55_1011_0000_0002,
+        echo_sent_us: 49_999_000,
+        echo_held_us: 250,
+        epoch_counter: 3,
+        epoch_node: NODE.0,
+        active: true,
+        solo: true,
+        outdated: true,
+        grant_us: 900_000,
+        period_us: 50_000,
+        lease_us: 150_000,
+        intent: Intent::Released.into(),
+        intent_counter: 4,
+        solo_commits: 17,
+    }
+}
+
+/// The frame that carries `message` as the `sequence`-th of its connection.
+pub(crate) fn frame(message: &Message, sequence: u64) -> Frame {
+    let stream = u16::from(message.kind() >= 5 && message.kind() <= 14);
+    let epoch = Epoch { counter: 3, node: NODE };
+    let version = ProtocolVersion::CURRENT;
+    Frame {
+        header: FrameHeader { version, kind: message.kind(), stream, sequence, epoch },
+        body: message.encode(),
+    }
+}
+
+/// `frame` as bytes, its body packed where that is shorter.
+pub(crate) fn encoded(frame: &Frame, pack: bool) -> Vec<u8> {
+    let packed = pack.then(|| zstd::bulk::compress(&frame.body, 1).expect("packing into memory"));
+    let mut out = BytesMut::new();
+    frame.encode(packed.as_deref(), &mut out);
+    out.to_vec()
+}
