@@ -156,6 +156,9 @@ pub struct Ack {
     /// Last commit frame that is on disk.
     #[prost(uint32, tag = "3")]
     pub durable_frame: u32,
+    /// The mirror is a sound database: no copy or resync is unfinished.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
 }
 
 /// Active to standby: forget the frames after `frame`; they were never published.

@@ -57,7 +57,7 @@ fn data_message() -> impl Strategy<Value = Message> {
             WalBatch { generation, first_frame, chain_before, chain_after, published_frame, data }.into()
         }),
         any::<(u64, u32, u32)>().prop_map(|(generation, received_frame, durable_frame)| {
-            Ack { generation, received_frame, durable_frame }.into()
+            Ack { generation, received_frame, durable_frame, complete: generation % 2 == 0 }.into()
         }),
         any::<(u64, u32, u64)>()
             .prop_map(|(generation, frame, chain)| Rewind { generation, frame, chain }.into()),

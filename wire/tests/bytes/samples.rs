@@ -57,7 +57,7 @@ pub(crate) fn messages() -> Vec<Message> {
             data: bytes(24 + 512),
         }
         .into(),
-        Ack { generation: 8, received_frame: 300, durable_frame: 299 }.into(),
+        Ack { generation: 8, received_frame: 300, durable_frame: 299, complete: true }.into(),
         Rewind { generation: 8, frame: 298, chain: 0x3132_3334_3536_3738 }.into(),
         Rewound { generation: 8, frame: 298 }.into(),
         CopyBegin { resync: true, page_size: 512, page_count: 70_000 }.into(),
