@@ -8,11 +8,13 @@ mod check;
 mod check_network;
 mod check_workload;
 mod error;
+mod paths;
 mod raw;
 #[cfg(test)]
 mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
+pub use paths::Paths;
 
 use lockstep_client::Mode;
 use lockstep_engine::link::Fingerprint;

@@ -1,1 +1,5 @@
 //! The event log and alarms.
+
+mod record;
+
+pub use record::{Alarm, Event, Severity};

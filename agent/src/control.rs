@@ -1,1 +1,0 @@
-//! The agent's socket: commit barrier and operator requests.

@@ -1,0 +1,218 @@
+//! The language of the agent's socket: requests, answers, failures.
+//!
+//! One line per request and per answer. `WAIT` is plain text, for programs in any language; what
+//! the command line asks is JSON, an object per line.
+
+use crate::{events::Event, status::Status};
+use lockstep_client::{Acknowledged, Mode};
+use lockstep_wire::{DatabaseName, PairId};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// Nobody keeps a client of its own waiting for longer than an hour.
+pub const MAX_WAIT_MS: u64 = 3_600_000;
+
+/// `WAIT <pair> <database> <mode> <timeout_ms>`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitRequest {
+    /// The pair.
+    pub pair: PairId,
+    /// The database.
+    pub database: DatabaseName,
+    /// What to wait for.
+    pub mode: Mode,
+    /// How long at most; the server ends the wait then.
+    pub timeout: Duration,
+}
+
+impl WaitRequest {
+    /// Reads a line, without its newline.
+    ///
+    /// # Errors
+    /// [`Failure`] of kind `syntax` with what was expected.
+    pub fn parse(line: &str) -> Result<Self, Failure> {
+        let wrong = |sentence: String| Failure::new(FailureCode::Syntax, sentence);
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["WAIT", pair, database, mode, timeout_ms] = words[..] else {
+            return Err(wrong("expected WAIT <pair> <database> <mode> <timeout_ms>".into()));
+        };
+        let digits = !timeout_ms.is_empty() && timeout_ms.bytes().all(|b| b.is_ascii_digit());
+        let timeout_ms = digits.then(|| timeout_ms.parse().ok()).flatten().filter(|ms| *ms <= MAX_WAIT_MS);
+        let timeout_ms =
+            timeout_ms.ok_or_else(|| wrong(format!("expected a timeout of 0 to {MAX_WAIT_MS} ms")))?;
+        Ok(Self {
+            pair: pair.parse().map_err(|e| wrong(format!("{e}")))?,
+            database: database.parse().map_err(|e| wrong(format!("{e}")))?,
+            mode: mode.parse().map_err(|e| wrong(format!("{e}")))?,
+            timeout: Duration::from_millis(timeout_ms),
+        })
+    }
+}
+
+/// What the command line asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// All facts.
+    Status {},
+    /// The last events, oldest first.
+    Events {
+        /// Of this pair; null: of all.
+        pair: Option<String>,
+        /// How many.
+        last: u32,
+    },
+    /// Planned and lossless.
+    Switchover {
+        /// Null: the only one.
+        pair: Option<String>,
+    },
+    /// Unplanned.
+    Failover {
+        /// Null: the only one.
+        pair: Option<String>,
+        /// The operator accepts that acknowledged commits may be lost.
+        accept_loss: bool,
+    },
+    /// Back to the primary.
+    Failback {
+        /// Null: the only one.
+        pair: Option<String>,
+    },
+    /// A sound copy of a database.
+    Snapshot {
+        /// Null: the only one.
+        pair: Option<String>,
+        /// Its name.
+        database: String,
+        /// Where to; must not exist.
+        file: PathBuf,
+    },
+}
+
+/// What an operator asks for, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// None: the only one; with several, refuse and name them.
+    pub pair: Option<PairId>,
+    /// What to do.
+    pub kind: OperationKind,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperationKind {
+    /// Hand over to the peer, without loss.
+    Switchover,
+    /// Take over although the peer does not hand over.
+    Failover {
+        /// Even if acknowledged commits may be lost.
+        accept_loss: bool,
+    },
+    /// Give the pair back to its primary.
+    Failback,
+}
+
+/// A snapshot, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRequest {
+    /// None: the only one that has the database.
+    pub pair: Option<PairId>,
+    /// The database.
+    pub database: DatabaseName,
+    /// An absolute path that must not exist.
+    pub file: PathBuf,
+}
+
+/// Something was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What, in one sentence.
+    pub sentence: String,
+    /// False: done, but the pair is not in sync (exit code 4).
+    pub in_sync: bool,
+}
+
+/// Why not, as a stable word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// The request is not of this language.
+    Syntax,
+    /// No such pair, or which one is not said.
+    Pair,
+    /// No such database.
+    Database,
+    /// This node is not the active one.
+    Standby,
+    /// By rule; the sentence names it.
+    Refused,
+    /// This user may not.
+    Permission,
+    /// Not within the time.
+    Timeout,
+    /// Too many at once.
+    Busy,
+    /// It was tried and went wrong.
+    Failed,
+}
+
+impl FailureCode {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Pair => "pair",
+            Self::Database => "database",
+            Self::Standby => "standby",
+            Self::Refused => "refused",
+            Self::Permission => "permission",
+            Self::Timeout => "timeout",
+            Self::Busy => "busy",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Failure {
+    /// For programs.
+    pub code: FailureCode,
+    /// For people, with the remedy.
+    pub sentence: String,
+}
+
+impl Failure {
+    /// A failure with its sentence, made one line.
+    pub fn new(code: FailureCode, sentence: impl Into<String>) -> Self {
+        Self { code, sentence: sentence.into().replace(|c: char| c.is_control(), " ") }
+    }
+}
+
+/// The answer to a [`Request`], one JSON line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `Events`.
+    Events(Vec<Event>),
+    /// To everything that does something.
+    Done(Done),
+    /// To anything.
+    Error(Failure),
+}
+
+/// The answer to a `WAIT`, one text line without its newline.
+pub(super) struct WaitLine(pub(super) Result<Acknowledged, Failure>);
+
+impl fmt::Display for WaitLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Ok(acknowledged) => write!(f, "{acknowledged}"),
+            Err(failure) => write!(f, "ERR {} {}", failure.code.word(), failure.sentence),
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! What `lockstep status` prints.

@@ -1,0 +1,212 @@
+//! What `lockstep status` prints: the facts of a node, as types, as JSON and for people.
+//!
+//! The agent fills [`Status`]; the command line renders it. Field names are fixed: outside tests
+//! and monitoring rely on them. New ones may be added; readers skip what they do not know.
+
+mod render;
+#[cfg(test)]
+mod tests;
+
+pub use render::{Paint, bytes, events, human};
+
+use crate::{
+    config::Role,
+    events::{Alarm, Event},
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Version of the JSON form; grows when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// How many events a status carries.
+pub const STATUS_EVENTS: u32 = 20;
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name of the node.
+    pub node: String,
+    /// Its configured role.
+    pub role: Role,
+    /// Software version.
+    pub version: String,
+    /// Its pairs, in the configuration's order.
+    pub pairs: Vec<PairStatus>,
+}
+
+/// What a node is for one pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairState {
+    /// Has never met the peer.
+    Unpaired,
+    /// Standby whose mirror is not complete yet.
+    Copying,
+    /// Serves.
+    Active,
+    /// Mirrors, could take over.
+    Standby,
+    /// Is taking over.
+    Promoting,
+    /// Is handing over.
+    Releasing,
+    /// Serves nothing and waits for the peer or the operator.
+    Holding,
+}
+
+impl fmt::Display for PairState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unpaired => "unpaired",
+            Self::Copying => "copying",
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::Promoting => "promoting",
+            Self::Releasing => "releasing",
+            Self::Holding => "holding",
+        })
+    }
+}
+
+/// One pair, seen from this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairStatus {
+    /// Its id.
+    pub id: String,
+    /// What this node is for it.
+    pub state: PairState,
+    /// The epoch this node knows, in text form.
+    pub epoch: String,
+    /// The standby holds every acknowledged commit.
+    pub in_sync: bool,
+    /// The active acknowledges alone.
+    pub solo: bool,
+    /// Last committed position (active) or last durable one (standby) of the first database.
+    pub position: String,
+    /// Frames the standby lacks, over all databases; null: unknown.
+    pub lag_frames: Option<u64>,
+    /// Age of the oldest commit the standby lacks, milliseconds; null: unknown.
+    pub lag_ms: Option<u64>,
+    /// Commits that nobody waited for, since the agent's start.
+    pub unwaited_commits: u64,
+    /// The virtual addresses, with mask.
+    pub vip: Vec<String>,
+    /// How long this node may still answer for them unless renewed, milliseconds; null: it may not.
+    pub lease_ms_left: Option<u64>,
+    /// Both heartbeat paths.
+    pub heartbeat: Heartbeats,
+    /// The databases, in stream order.
+    pub databases: Vec<DatabaseStatus>,
+    /// Replicated file trees; always empty in this version.
+    #[serde(default)]
+    pub trees: Vec<String>,
+    /// `uring` or `blocking`.
+    pub io_backend: String,
+    /// The last [`STATUS_EVENTS`] events, oldest first.
+    pub events: Vec<Event>,
+    /// The data connection.
+    #[serde(default)]
+    pub link: LinkStatus,
+    /// The applications, in start order.
+    #[serde(default)]
+    pub apps: Vec<AppStatus>,
+    /// What is wrong now.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
+    /// What the operator has to decide, with the command for it.
+    #[serde(default)]
+    pub question: Option<String>,
+    /// Epochs whose diverged data is kept in quarantine.
+    #[serde(default)]
+    pub quarantined: u32,
+}
+
+/// The heartbeat paths.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeats {
+    /// Over the cable; null: there is none.
+    pub direct: Option<HeartbeatStatus>,
+    /// Over the clients' network.
+    pub lan: HeartbeatStatus,
+}
+
+/// One heartbeat path.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatStatus {
+    /// The peer was heard within the detection time.
+    pub up: bool,
+    /// Since the last one, milliseconds; null: none since the agent's start.
+    pub age_ms: Option<u64>,
+    /// Mean round trip, milliseconds; null: no echo yet.
+    pub mean_rtt_ms: Option<f64>,
+}
+
+/// One database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// Its name.
+    pub name: String,
+    /// Its path on this node.
+    pub path: String,
+    /// As the pair's `position`.
+    pub position: String,
+    /// The standby holds every acknowledged commit of it.
+    pub in_sync: bool,
+    /// Frames the standby lacks; null: unknown.
+    pub lag_frames: Option<u64>,
+    /// Size of its WAL.
+    #[serde(default)]
+    pub wal_bytes: u64,
+    /// The copy or resync under way.
+    #[serde(default)]
+    pub copy: Option<CopyStatus>,
+    /// Why it is not followed or mirrored, with the remedy.
+    #[serde(default)]
+    pub fault: Option<String>,
+}
+
+/// A copy or resync under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// True: only differing pages travel.
+    pub resync: bool,
+    /// Done so far.
+    pub done_bytes: u64,
+    /// In all.
+    pub total_bytes: u64,
+    /// Speed now.
+    pub rate_bytes_per_s: u64,
+    /// At that speed; null: unknown.
+    pub remaining_s: Option<u64>,
+}
+
+/// The data connection.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// `direct`, `lan`, or null while there is none.
+    pub path: Option<String>,
+    /// Whether compression is on.
+    pub compressing: bool,
+    /// Why it is on or off.
+    pub compression_reason: String,
+    /// Bytes sent since it was made.
+    pub sent_bytes: u64,
+    /// Bytes received since it was made.
+    pub received_bytes: u64,
+    /// Why it is down, with the remedy.
+    pub fault: Option<String>,
+}
+
+/// One application.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppStatus {
+    /// Its name.
+    pub name: String,
+    /// It was started by this node.
+    pub running: bool,
+    /// What its health check said last; null: none yet.
+    pub healthy: Option<bool>,
+}

@@ -1,0 +1,146 @@
+//! The fixed field names, and what people see.
+
+use super::*;
+use crate::events::Severity;
+
+/// A status with something in every field.
+pub(crate) fn full() -> Status {
+    let beat = HeartbeatStatus { up: true, age_ms: Some(12), mean_rtt_ms: Some(0.31) };
+    let copy = CopyStatus {
+        resync: false,
+        done_bytes: 512 << 20,
+        total_bytes: 1 << 30,
+        rate_bytes_per_s: 100 << 20,
+        remaining_s: Some(75),
+    };
+    let mut event =
+        Event::now(Severity::Critical, "failover", "took over: the peer is silent", serde_json::json!({}));
+    event.at = "2026-11-24T22:00:00.000Z".into();
+    let alarm = Alarm {
+        key: "direct".into(),
+        severity: Severity::Warning,
+        sentence: "the direct link is down: check the cable".into(),
+        since: "2026-11-24T22:00:00Z".into(),
+    };
+    let database = DatabaseStatus {
+        name: "orders".into(),
+        path: "/srv/orders.db".into(),
+        position: "0000000003.0000000042".into(),
+        in_sync: false,
+        lag_frames: Some(7),
+        wal_bytes: 4096,
+        copy: Some(copy),
+        fault: Some("the disk is full: free some space\x1b[2J".into()),
+    };
+    let link = LinkStatus {
+        path: Some("direct".into()),
+        compressing: true,
+        compression_reason: "halves the bytes".into(),
+        ..LinkStatus::default()
+    };
+    let pair = PairStatus {
+        id: "shop".into(),
+        state: PairState::Copying,
+        epoch: "0000000003-00112233aabbccdd".into(),
+        in_sync: false,
+        solo: true,
+        position: "0000000003.0000000042".into(),
+        lag_frames: Some(7),
+        lag_ms: Some(3),
+        unwaited_commits: 2,
+        vip: vec!["10.0.0.10/24".into()],
+        lease_ms_left: Some(480),
+        heartbeat: Heartbeats { direct: Some(beat.clone()), lan: HeartbeatStatus { up: false, ..beat } },
+        databases: vec![database],
+        trees: vec![],
+        io_backend: "uring".into(),
+        events: vec![event],
+        link,
+        apps: vec![AppStatus { name: "web".into(), running: true, healthy: Some(true) }],
+        alarms: vec![alarm],
+        question: Some("the peer is silent: confirm that it is off with `lockstep failover`".into()),
+        quarantined: 1,
+    };
+    Status {
+        schema: SCHEMA,
+        node: "alpha".into(),
+        role: Role::Primary,
+        version: "0.1.0".into(),
+        pairs: vec![pair],
+    }
+}
+
+fn keys(value: &serde_json::Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[track_caller]
+fn has_keys(value: &serde_json::Value, expected: &str) {
+    for key in expected.split(' ') {
+        assert!(keys(value).contains(&key), "{key} is missing in {:?}", keys(value));
+    }
+}
+
+#[test]
+fn the_json_has_the_fixed_names() {
+    let json = serde_json::to_value(full()).unwrap();
+    has_keys(&json, "schema node role version pairs");
+    let pair = &json["pairs"][0];
+    let fixed = "id state epoch in_sync solo position lag_frames lag_ms unwaited_commits vip lease_ms_left \
+                 heartbeat databases trees io_backend events";
+    has_keys(pair, fixed);
+    for path in ["direct", "lan"] {
+        has_keys(&pair["heartbeat"][path], "up age_ms mean_rtt_ms");
+    }
+    assert_eq!((&json["role"], &json["schema"]), (&"primary".into(), &1.into()));
+    assert!(pair["vip"][0].is_string() && pair["events"].is_array() && pair["trees"].is_array());
+    let states = "unpaired copying active standby promoting releasing holding";
+    for state in states.split(' ') {
+        let read: PairState = serde_json::from_value(state.into()).unwrap();
+        assert_eq!(read.to_string(), state);
+    }
+}
+
+#[test]
+fn the_json_reads_back_and_skips_what_it_does_not_know() {
+    let status = full();
+    let mut json = serde_json::to_value(&status).unwrap();
+    json["later"] = 1.into();
+    json["pairs"][0]["later"] = 1.into();
+    assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+}
+
+#[test]
+fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
+    let text = human(&full(), Paint { colour: false });
+    let facts = [
+        "alpha",
+        "primary",
+        "copying",
+        "SOLO",
+        "lag 7 frames, 3 ms",
+        "2 commits nobody waited for",
+        "10.0.0.10/24",
+        "lease 480 ms left",
+        "direct up (12 ms ago, round trip 0.31 ms)",
+        "lan DOWN",
+        "halves the bytes",
+        "disk by uring",
+        "web  healthy",
+        "orders",
+        "[##########          ]  50 %",
+        "512.0 MiB of 1.0 GiB",
+        "100.0 MiB/s",
+        "remaining 1 min 15 s",
+        "the disk is full",
+        "quarantine list",
+        "check the cable",
+        "took over: the peer is silent",
+        "lockstep failover",
+    ];
+    for fact in facts {
+        assert!(text.contains(fact), "{fact} is missing in:\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "{text:?}");
+    assert!(human(&full(), Paint { colour: true }).contains("\x1b[32m"));
+}
