@@ -4,6 +4,7 @@
 //! tests and benches use this library.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod demo;

@@ -1,1 +1,3 @@
 //! The heartbeat thread: send, receive, echo, renew the lease; nothing else.
+
+pub mod seal;
