@@ -1,0 +1,88 @@
+//! Blocking rtnetlink: links and addresses as the kernel has them now.
+//!
+//! For vip, announce and the probes. Interfaces are given by name and resolved at each use: a
+//! replaced card or a renamed bond has another index and another hardware address.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+use super::netlink::{NLMSG_HEADER_BYTES, Netlink};
+
+/// An interface as it is at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    /// Zeros where the interface has no hardware address of six bytes.
+    pub(crate) mac: [u8; 6],
+    /// Administratively up and with carrier.
+    pub(crate) carrier: bool,
+}
+
+/// One rtnetlink socket in the network namespace of the thread that opened it.
+pub(crate) struct Route {
+    netlink: Netlink,
+}
+
+impl Route {
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open(netlink_sys::protocols::NETLINK_ROUTE)? })
+    }
+
+    /// Sends `message` with `flags` besides REQUEST, and returns what comes back; without DUMP
+    /// an acknowledgement is awaited.
+    pub(crate) fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags | if dump { 0 } else { NLM_F_ACK };
+        let mut envelope = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        envelope.finalize();
+        let mut bytes = vec![0; envelope.buffer_len()];
+        envelope.serialize(&mut bytes);
+        let mut answers = Vec::new();
+        self.netlink.request(&mut bytes, |kind, payload| answers.extend(parse(kind, payload)))?;
+        Ok(answers)
+    }
+
+    /// The interface called `name`.
+    ///
+    /// # Errors
+    /// `NotFound` with the name when there is none.
+    pub(crate) fn link(&mut self, name: &str) -> io::Result<Link> {
+        let mut wanted = LinkMessage::default();
+        wanted.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("there is no interface \"{name}\""));
+        let answers = self
+            .request(RouteNetlinkMessage::GetLink(wanted), 0)
+            .map_err(|error| if error.raw_os_error() == Some(libc::ENODEV) { missing() } else { error })?;
+        answers.iter().find_map(link_of).ok_or_else(missing)
+    }
+}
+
+/// Reads one rtnetlink message; what this crate does not know is none.
+pub(crate) fn parse(kind: u16, payload: &[u8]) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    header.length = u32::try_from(NLMSG_HEADER_BYTES + payload.len()).ok()?;
+    RouteNetlinkMessage::deserialize(&header, payload).ok()
+}
+
+/// The interface a link message is about.
+pub(crate) fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(link) = message else { return None };
+    let mac = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    });
+    let carrier = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+    Some(Link { index: link.header.index, mac: mac.unwrap_or_default(), carrier })
+}

@@ -1,0 +1,112 @@
+//! Two network namespaces joined by a cable, for the tests of effects and probes.
+//!
+//! A namespace lives as long as its value; nothing is left behind when a test dies.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::route::Route;
+
+/// A network namespace.
+pub(crate) struct Namespace(File);
+
+impl Namespace {
+    /// `eth0` to `eth0`: 10.0.0.1 and fd00::1 here, 10.0.0.2 and fd00::2 there.
+    pub(crate) fn two() -> (Self, Self) {
+        let (near, far) = (Self::new(), Self::new());
+        let far_fd = far.0.as_raw_fd();
+        near.run(|| add_cable(far_fd));
+        for (namespace, last) in [(&near, 1), (&far, 2)] {
+            namespace.run(|| {
+                set_up("lo");
+                set_up("eth0");
+                add_address("eth0", IpAddr::from([10, 0, 0, last]), 24);
+                add_address("eth0", IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)]), 64);
+            });
+        }
+        (near, far)
+    }
+
+    fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            // SAFETY: only the network namespace of this short-lived thread changes.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+                .expect("CAP_SYS_ADMIN is needed to make a network namespace");
+            File::open("/proc/thread-self/ns/net").expect("a thread has a network namespace")
+        });
+        Self(made.join().expect("the namespace was made"))
+    }
+
+    /// Runs `work` on a thread inside the namespace. Sockets stay inside it afterwards.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("CAP_SYS_ADMIN is needed to enter a network namespace");
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+fn add_cable(far_fd: i32) {
+    let mut far = LinkMessage::default();
+    far.attributes = vec![LinkAttribute::IfName("eth0".to_owned()), LinkAttribute::NetNsFd(far_fd)];
+    let mut near = LinkMessage::default();
+    near.attributes = vec![
+        LinkAttribute::IfName("eth0".to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
+        ]),
+    ];
+    let message = RouteNetlinkMessage::NewLink(near);
+    Route::open()
+        .and_then(|mut route| route.request(message, NLM_F_CREATE | NLM_F_EXCL))
+        .expect("a veth pair");
+}
+
+/// Sets `interface` up.
+pub(crate) fn set_up(interface: &str) {
+    change(interface, true);
+}
+
+/// Sets `interface` down: the other end loses its carrier.
+pub(crate) fn set_down(interface: &str) {
+    change(interface, false);
+}
+
+fn change(interface: &str, up: bool) {
+    let mut route = Route::open().expect("netlink");
+    let mut message = LinkMessage::default();
+    message.header.index = route.link(interface).expect("the interface").index;
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    route.request(RouteNetlinkMessage::SetLink(message), 0).expect("CAP_NET_ADMIN");
+}
+
+/// Adds a permanent address without duplicate address detection.
+pub(crate) fn add_address(interface: &str, address: IpAddr, prefix: u8) {
+    let mut route = Route::open().expect("netlink");
+    let mut message = AddressMessage::default();
+    message.header.index = route.link(interface).expect("the interface").index;
+    message.header.prefix_len = prefix;
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    route
+        .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+        .expect("CAP_NET_ADMIN to add an address");
+}
