@@ -8,6 +8,7 @@ use std::process::Command;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
+use crate::config::Vip;
 use crate::effects::frames::{arp_request, solicitation};
 use crate::effects::packet::{MAX_FRAME_BYTES, PacketSocket, Receive};
 use crate::effects::route::Route;
@@ -48,8 +49,8 @@ impl Cable {
         let (guard, tcp, udp, own) = node.run(|| {
             let guard = Guard::install(&pair_id(), &vips()).expect("CAP_NET_ADMIN");
             let mut addresses = VipAddresses::open().expect("netlink");
-            for text in ["10.0.0.10/24", "fd00::10/64"] {
-                addresses.add("eth0", text.parse().expect("an address"), 600).expect("adds");
+            for (address, prefix) in vips().into_iter().zip([24, 64]) {
+                addresses.add("eth0", Vip { address, prefix }, 600).expect("adds");
             }
             let tcp = vips().map(|vip| TcpListener::bind((vip, 80)).expect("listens"));
             (
