@@ -1,2 +1,5 @@
 //! The `lockstep` binary: parse, load, run.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    lockstep::cli::main()
+}

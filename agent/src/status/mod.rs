@@ -5,7 +5,7 @@
 
 mod render;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use render::{Paint, bytes, events, human};
 
