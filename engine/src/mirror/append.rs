@@ -1,0 +1,115 @@
+//! Taking WAL bytes: checked against the running checksum, then written where the active has them.
+//!
+//! The whole batch is checked before a byte is written, so a refusal leaves the mirror as it was.
+//! Written is not durable; that is [`super::flush`]'s.
+
+use super::{FrameNote, Mirror, MirrorError, format::FrameHeader};
+use crate::{durable, storage::StorageFile};
+use lockstep_wire::{Chain, FrameNo, Position, WalBatch, WalGeneration};
+
+impl Mirror {
+    /// Writes consecutive frames after the last one received.
+    ///
+    /// # Errors
+    /// `gap`: not the next frame or another generation; `chain`: other bytes than the active's;
+    /// `protocol`: malformed; `disk`.
+    pub async fn append(&mut self, batch: WalBatch) -> Result<(), MirrorError> {
+        let notes = self.check(&batch)?;
+        let end = self.append_offset() + batch.data.len() as u64;
+        self.wal.write_at(self.append_offset(), batch.data).await?;
+        self.frames.extend(notes);
+        self.chain = Chain::from_packed(batch.chain_after);
+        self.written_end = self.written_end.max(end);
+        Ok(())
+    }
+
+    fn check(&self, batch: &WalBatch) -> Result<Vec<FrameNote>, MirrorError> {
+        if self.is_diverged() {
+            return Err(self.protocol(
+                "frames",
+                "adoption or a copy first",
+                "frames for a database of this node",
+            ));
+        }
+        let database = || self.config.database.clone();
+        let first =
+            Position { generation: WalGeneration(batch.generation), frame: FrameNo(batch.first_frame) };
+        let next = Position { frame: FrameNo(self.last_frame().0 + 1), ..self.received() };
+        let Some(header) = self.header.filter(|_| first == next) else {
+            return Err(MirrorError::Gap {
+                database: database(),
+                held: self.received(),
+                what: "frames",
+                got: first,
+            });
+        };
+        let before = Chain::from_packed(batch.chain_before);
+        if before != self.chain {
+            let (at, expected) = (self.received(), self.chain);
+            return Err(MirrorError::Chain {
+                database: database(),
+                at,
+                what: "a batch",
+                expected,
+                got: before,
+            });
+        }
+        let frame_bytes = header.frame_bytes();
+        if batch.data.is_empty() || !batch.data.len().is_multiple_of(frame_bytes) {
+            let expected = format!("whole frames of {frame_bytes} bytes");
+            return Err(self.protocol("frames", expected, format!("{} bytes", batch.data.len())));
+        }
+        let (mut chain, mut at) = (self.chain, self.received());
+        let mut notes = Vec::with_capacity(batch.data.len() / frame_bytes);
+        for frame in batch.data.chunks_exact(frame_bytes) {
+            let head = FrameHeader::parse(frame);
+            if head.salts != header.salts {
+                return Err(MirrorError::Salts {
+                    database: database(),
+                    expected: header.salts,
+                    got: head.salts,
+                });
+            }
+            chain = header.after_frame(chain, frame);
+            at.frame.0 += 1;
+            if chain != head.chain || head.page == 0 {
+                let (expected, got) = (chain, head.chain);
+                return Err(MirrorError::Chain {
+                    database: database(),
+                    at,
+                    what: "the frame",
+                    expected,
+                    got,
+                });
+            }
+            notes.push(FrameNote { page: head.page, commit_pages: head.commit_pages });
+        }
+        let after = Chain::from_packed(batch.chain_after);
+        if chain != after {
+            return Err(MirrorError::Chain {
+                database: database(),
+                at,
+                what: "the batch",
+                expected: chain,
+                got: after,
+            });
+        }
+        Ok(notes)
+    }
+
+    /// Writes zeros ahead of the append point when less than half of
+    /// [`super::MirrorConfig::zero_ahead_bytes`] is left; for idle moments, as it waits for the disk.
+    ///
+    /// # Errors
+    /// [`MirrorError::Storage`]; nothing is lost, appends then extend the file.
+    pub async fn zero_ahead(&mut self) -> Result<(), MirrorError> {
+        let wanted = u64::from(self.config.zero_ahead_bytes);
+        let append_at = self.append_offset();
+        let Some(_) = self.header.filter(|_| self.written_end < append_at + wanted / 2) else {
+            return Ok(());
+        };
+        durable::zero_ahead(&self.wal, self.written_end.max(append_at), append_at + wanted).await?;
+        self.written_end = append_at + wanted;
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Making received frames durable, detached from the mirror so that the next batch is gathered
+//! while one `fdatasync` is in flight.
+//!
+//! `start_flush -> ticket.run() -> finish_flush`. Only a commit frame is worth a flush, and only
+//! what is durable through one is acknowledged.
+
+use super::{Mirror, MirrorError, check_name};
+use crate::{
+    durable,
+    storage::{Backend, DiskFile, FileIdentity},
+};
+use lockstep_wire::{Chain, FrameNo, WalGeneration};
+use std::path::PathBuf;
+
+/// A flush that has not run yet; owns all it needs.
+#[must_use = "a flush that does not run makes nothing durable"]
+pub struct FlushTicket {
+    disk: Backend,
+    wal: DiskFile,
+    names: [(PathBuf, FileIdentity); 2],
+    flushed: Flushed,
+}
+
+/// The proof that a flush ran well.
+#[must_use = "the mirror does not know yet: finish_flush"]
+#[derive(Debug)]
+pub struct Flushed {
+    generation: WalGeneration,
+    frame: FrameNo,
+    chain: Chain,
+    page_count: u32,
+}
+
+impl FlushTicket {
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// `disk`; after a failed sync nothing later may be acknowledged from this mirror: open it anew.
+    pub async fn run(self) -> Result<Flushed, MirrorError> {
+        durable::flush_wal(&self.wal).await?;
+        for (path, ours) in self.names {
+            check_name(&self.disk, path, ours).await?;
+        }
+        Ok(self.flushed)
+    }
+}
+
+impl Mirror {
+    /// A flush through the last commit received; `None` when that is durable already.
+    ///
+    /// # Errors
+    /// `disk`, when the checksum of that frame cannot be read.
+    pub async fn start_flush(&self) -> Result<Option<FlushTicket>, MirrorError> {
+        let frame = self.last_commit(self.last_frame());
+        if frame <= self.durable {
+            return Ok(None);
+        }
+        Ok(Some(FlushTicket {
+            disk: self.disk.clone(),
+            wal: self.wal.clone(),
+            names: [
+                (self.config.database.clone(), self.database_identity),
+                (self.config.wal(), self.wal_identity),
+            ],
+            flushed: self.flushed_through(frame).await?,
+        }))
+    }
+
+    /// Takes note of a flush and answers the last durable commit frame of the present generation. May
+    /// complete a copy.
+    ///
+    /// # Errors
+    /// `disk`, when a copy cannot be completed.
+    pub async fn finish_flush(&mut self, flushed: Flushed) -> Result<FrameNo, MirrorError> {
+        // A switch or rewind in the meantime made its own sync.
+        if flushed.generation == self.generation
+            && flushed.frame > self.durable
+            && flushed.frame <= self.last_frame()
+        {
+            self.durable = flushed.frame;
+            self.durable_chain = flushed.chain;
+            self.page_count = flushed.page_count;
+        }
+        self.complete_copy().await?;
+        Ok(self.durable)
+    }
+
+    /// Start, run and finish in one.
+    ///
+    /// # Errors
+    /// `disk`.
+    pub async fn flush(&mut self) -> Result<FrameNo, MirrorError> {
+        match self.start_flush().await? {
+            Some(ticket) => {
+                let flushed = ticket.run().await?;
+                self.finish_flush(flushed).await
+            }
+            None => Ok(self.durable),
+        }
+    }
+
+    pub(super) async fn flushed_through(&self, frame: FrameNo) -> Result<Flushed, MirrorError> {
+        Ok(Flushed {
+            generation: self.generation,
+            frame,
+            chain: self.chain_after(frame).await?,
+            page_count: self.frames[frame.0 as usize - 1].commit_pages,
+        })
+    }
+}
