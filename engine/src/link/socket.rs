@@ -1,0 +1,137 @@
+//! The TCP socket: where it is bound, its options, and what the kernel holds of it.
+//!
+//! Used by the connector to make sockets and by the writer to pace. Knows nothing of TLS or frames.
+
+use super::error::LinkError;
+use rustix::fd::{AsFd, OwnedFd};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// One way to the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathConfig {
+    /// Traffic is bound to this interface; `None`: wherever the route to the peer leads.
+    pub interface: Option<String>,
+    /// This node's address on it.
+    pub address: IpAddr,
+    /// The peer's address on it.
+    pub peer: IpAddr,
+    /// The port the primary listens on.
+    pub port: u16,
+}
+
+/// The kernel's priority of bulk (TC_PRIO_BULK): in a default queue, heartbeats overtake this connection.
+const PRIORITY_BULK: u32 = 2;
+
+/// What may wait unsent in the kernel before a write has to wait: a fresh acknowledgement goes before the
+/// next frame, not behind megabytes.
+const NOT_SENT_BYTES: u32 = 128 << 10;
+
+/// After this without an acknowledgement the kernel gives up. Longer than the silence deadline, which
+/// finds a dead peer sooner: the kernel also counts the time a *living* peer's window is closed by back-pressure.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that wait to be accepted: one peer, two paths, a few retries.
+const BACKLOG: i32 = 8;
+
+impl PathConfig {
+    /// Where the primary listens.
+    fn listen_address(&self) -> SocketAddr {
+        self.socket_address(self.address, self.port)
+    }
+
+    /// Where the secondary connects to.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.socket_address(self.peer, self.port)
+    }
+
+    /// An IPv6 link-local address means nothing without its interface.
+    fn socket_address(&self, address: IpAddr, port: u16) -> SocketAddr {
+        match address {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                SocketAddrV6::new(v6, port, 0, self.interface_index()).into()
+            }
+            _ => SocketAddr::new(address, port),
+        }
+    }
+
+    fn interface_index(&self) -> u32 {
+        let Some(name) = &self.interface else { return 0 };
+        let probe = Socket::new(Domain::IPV4, Type::DGRAM, None);
+        probe.ok().and_then(|s| rustix::net::netdevice::name_to_index(&s, name).ok()).unwrap_or(0)
+    }
+
+    /// A socket on this path, not yet connected or listening.
+    fn socket(&self, local: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if let Some(interface) = &self.interface {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&local.into())?;
+        Ok(socket)
+    }
+
+    /// Listens on this node's address of the path.
+    pub(crate) fn listen(&self) -> Result<TcpListener, LinkError> {
+        let address = self.listen_address();
+        let listen = || {
+            let socket = self.socket(address)?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        };
+        listen().map_err(|source| LinkError::Socket { what: "listen on", address, source: Arc::new(source) })
+    }
+
+    /// Connects from this node's address to the peer's.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<TcpStream, LinkError> {
+        let address = self.peer_address();
+        let failed =
+            |source: io::Error| LinkError::Socket { what: "connect to", address, source: Arc::new(source) };
+        let socket = self.socket(self.socket_address(self.address, 0)).map_err(failed)?;
+        let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
+        let stream = match tokio::time::timeout(limit, socket.connect(address)).await {
+            Ok(result) => result.map_err(failed)?,
+            Err(_) => return Err(LinkError::NoAnswer { peer: address, after: limit }),
+        };
+        Ok(stream)
+    }
+}
+
+/// Sets the options of a connected socket and gives a handle to ask the kernel with.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<KernelQueue> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_priority(PRIORITY_BULK)?;
+    socket.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(KernelQueue(stream.as_fd().try_clone_to_owned()?))
+}
+
+/// Asks how much of a connection the kernel still holds.
+#[derive(Debug)]
+pub(crate) struct KernelQueue(OwnedFd);
+
+impl KernelQueue {
+    /// Bytes not yet acknowledged by the peer's kernel, sent or not.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        // SAFETY: TIOCOUTQ (SIOCOUTQ) on a socket writes one int, which is what the getter's output is.
+        let query = unsafe {
+            rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, std::ffi::c_int>::new()
+        };
+        // SAFETY: the descriptor is an open socket and the request above fits it.
+        let held = unsafe { rustix::ioctl::ioctl(&self.0, query) };
+        // A connection that is gone holds nothing.
+        held.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0))
+    }
+}
