@@ -114,8 +114,6 @@ fn forwards(interface: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::effects::frames::{Claim, claim};
     use crate::effects::packet::MAX_FRAME_BYTES;
@@ -145,8 +143,7 @@ mod tests {
         let mut claims = Vec::new();
         let mut frame = [0; MAX_FRAME_BYTES];
         while claims.len() < 2 {
-            let frame = heard.receive(&mut frame, Duration::from_secs(5)).expect("receives");
-            let found = claim(frame.expect("a frame within 5 s"));
+            let found = claim(heard.await_frame(&mut frame));
             claims.extend(found.filter(|claim| vips.contains(&claim.address)));
         }
         let expected = vips.map(|address| Claim { address, mac, is_answer: false });

@@ -104,8 +104,7 @@ impl Cable {
         let mut seen = Vec::new();
         let mut frame = [0; MAX_FRAME_BYTES];
         loop {
-            let frame =
-                self.sniffer.receive(&mut frame, PATIENCE).expect("receives").expect("the end is seen");
+            let frame = self.sniffer.await_frame(&mut frame);
             seen.extend(from_vip(frame));
             if frame.ends_with(b"end of what was sent") {
                 seen.sort();
@@ -321,7 +320,7 @@ fn a_translated_port_falls_silent_with_the_lease() {
         let mut seen = Vec::new();
         let mut frame = [0; MAX_FRAME_BYTES];
         loop {
-            let frame = cable.sniffer.receive(&mut frame, PATIENCE).expect("receives").expect("the end");
+            let frame = cable.sniffer.await_frame(&mut frame);
             seen.extend(from_vip(frame));
             if frame.ends_with(b"end of what was sent") {
                 return seen;

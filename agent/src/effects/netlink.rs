@@ -5,10 +5,13 @@
 //! queue or retry: each of its users is idempotent and is called again.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::Timespec;
 
 /// `struct nlmsghdr`: length, type, flags, sequence, port.
 pub(crate) const NLMSG_HEADER_BYTES: usize = 16;
@@ -101,7 +104,7 @@ impl Netlink {
         timeout: Duration,
         mut event: impl FnMut(u16, &[u8]),
     ) -> io::Result<bool> {
-        if !readable(&self.socket, timeout)? {
+        if !readable(&[self.socket.as_fd()], timeout)? {
             return Ok(false);
         }
         let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
@@ -110,15 +113,13 @@ impl Netlink {
     }
 }
 
-/// Waits until `socket` has something to read; false after `timeout`.
-pub(crate) fn readable(socket: &impl AsRawFd, timeout: Duration) -> io::Result<bool> {
-    // SAFETY: the descriptor is borrowed from `socket`, which outlives this call.
-    let fd = unsafe { rustix::fd::BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    let mut waiting = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
-    let timeout = rustix::time::Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
-    match rustix::event::poll(&mut waiting, Some(&timeout)) {
+/// Waits until one of `sockets` has something to read; false after `timeout` or a signal.
+pub(crate) fn readable(sockets: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<bool> {
+    let mut waiting: Vec<_> = sockets.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut waiting, Some(&timeout)) {
         Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -6,11 +6,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
-
-use super::netlink::readable;
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 
 /// The longest frame read; longer ones are cut (none that is looked at is longer).
 pub(crate) const MAX_FRAME_BYTES: usize = 256;
@@ -22,8 +20,8 @@ pub(crate) enum Receive {
     Nothing,
     /// ARP.
     Arp,
-    /// IPv6, for neighbour discovery.
-    Ipv6,
+    /// IPv6 neighbour advertisements.
+    Advertisements,
     /// Everything, for tests.
     #[cfg(test)]
     All,
@@ -34,7 +32,7 @@ impl Receive {
         match self {
             Self::Nothing => 0,
             Self::Arp => 0x0806,
-            Self::Ipv6 => 0x86dd,
+            Self::Advertisements => 0x86dd,
             #[cfg(test)]
             Self::All => 3,
         }
@@ -57,6 +55,9 @@ impl PacketSocket {
             }
             _ => error,
         })?;
+        if receive == Receive::Advertisements {
+            socket.attach_filter(&only_advertisements())?;
+        }
         Ok(Self { socket, receive, bound_index: 0 })
     }
 
@@ -75,15 +76,8 @@ impl PacketSocket {
         self.socket.send_to(frame, &link_address(index, ether_type)).map(drop)
     }
 
-    /// The next frame that arrives within `timeout`, or that is already there.
-    pub(crate) fn receive<'a>(
-        &self,
-        frame: &'a mut [u8; MAX_FRAME_BYTES],
-        timeout: Duration,
-    ) -> io::Result<Option<&'a [u8]>> {
-        if !readable(&self.socket, timeout)? {
-            return Ok(None);
-        }
+    /// The next frame that is already there.
+    pub(crate) fn receive<'a>(&self, frame: &'a mut [u8; MAX_FRAME_BYTES]) -> io::Result<Option<&'a [u8]>> {
         let mut buffer = [MaybeUninit::uninit(); MAX_FRAME_BYTES];
         let length = match self.socket.recv_with_flags(&mut buffer, libc::MSG_DONTWAIT) {
             Ok(length) => length,
@@ -96,6 +90,39 @@ impl PacketSocket {
         }
         Ok(Some(&frame[..length]))
     }
+
+    /// [`PacketSocket::receive`], after waiting for a frame.
+    #[cfg(test)]
+    pub(crate) fn await_frame<'a>(&self, frame: &'a mut [u8; MAX_FRAME_BYTES]) -> &'a [u8] {
+        let patience = std::time::Duration::from_secs(10);
+        assert!(super::netlink::readable(&[self.as_fd()], patience).expect("polls"), "no frame in 10 s");
+        self.receive(frame).expect("receives").expect("a frame is there")
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Accepts neighbour advertisements only: a copy of every IPv6 packet would cost a busy node.
+fn only_advertisements() -> [SockFilter; 6] {
+    const NEXT_HEADER_AT: u32 = 20;
+    const ICMPV6: u32 = 58;
+    const TYPE_AT: u32 = 54;
+    const ADVERTISEMENT: u32 = 136;
+    let load_byte = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    let jump_equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let give = (libc::BPF_RET | libc::BPF_K) as u16;
+    [
+        SockFilter::new(load_byte, 0, 0, NEXT_HEADER_AT),
+        SockFilter::new(jump_equal, 0, 3, ICMPV6),
+        SockFilter::new(load_byte, 0, 0, TYPE_AT),
+        SockFilter::new(jump_equal, 0, 1, ADVERTISEMENT),
+        SockFilter::new(give, 0, 0, u32::MAX),
+        SockFilter::new(give, 0, 0, 0),
+    ]
 }
 
 fn link_address(index: u32, ether_type: u16) -> SockAddr {
