@@ -7,22 +7,32 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// It was done.
-    Done = 0,
+    Done,
     /// It was tried and went wrong.
-    Failed = 1,
+    Failed,
     /// The command line is wrong.
-    Usage = 2,
+    Usage,
     /// By rule.
-    Refused = 3,
+    Refused,
     /// It was done, but the pair is not in sync.
-    NotInSync = 4,
+    NotInSync,
     /// Not within the time.
-    TimedOut = 5,
+    TimedOut,
+    /// With the code of the program it ran.
+    Program(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+            Exit::NotInSync => 4,
+            Exit::TimedOut => 5,
+            Exit::Program(code) => code,
+        })
     }
 }
 

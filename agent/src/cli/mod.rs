@@ -16,6 +16,7 @@ mod tests;
 pub use exit::Exit;
 
 use crate::config::Paths;
+use crate::lab;
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
@@ -52,6 +53,10 @@ enum Verb {
     Snapshot(operate::SnapshotArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
+    /// Try it on this machine: two nodes, a client and their cables.
+    Lab(lab::LabCommand),
+    #[command(flatten)]
+    LabProcess(lab::LabProcess),
     /// Print the completion script of a shell.
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one page per verb.
@@ -84,6 +89,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Failback(args) => operate::failback(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
         Verb::Quarantine(args) => quarantine::run(&args, &paths),
+        Verb::Lab(command) => lab::run(command).map(Exit::Program),
+        Verb::LabProcess(process) => lab::run_process(process).map(|()| Exit::Done),
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
     };

@@ -1,0 +1,43 @@
+//! What a lab was started with, kept in its folder for the processes that come later.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Home;
+
+/// Where a node's data lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Disk {
+    /// A folder. Power loss keeps what was written: the machine's page cache survives it.
+    Dir,
+    /// A loop-mounted XFS that power loss shuts down without flushing (root; needs mkfs.xfs).
+    Loop,
+}
+
+/// What a lab was started with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Spec {
+    pub(super) disk: Disk,
+    /// Whether the nodes run agents.
+    pub(super) agents: bool,
+    /// Virtual addresses, without their masks, as configured.
+    pub(super) vip: Vec<std::net::IpAddr>,
+    /// Name and path of each database on each node.
+    pub(super) databases: [Vec<(String, PathBuf)>; 2],
+}
+
+impl Spec {
+    pub(super) fn save(&self, home: &Home) -> Result<()> {
+        let path = home.spec();
+        std::fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| path.display().to_string())
+    }
+
+    pub(super) fn load(home: &Home) -> Result<Self> {
+        let path = home.spec();
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+}
