@@ -38,7 +38,7 @@ pub struct Heartbeat {
     /// The sender serves (holds or may renew the VIP lease).
     #[prost(bool, tag = "10")]
     pub active: bool,
-    /// The sender acknowledges commits alone.
+    /// The sender acknowledges commits alone, or is about to: mark yourself outdated.
     #[prost(bool, tag = "11")]
     pub solo: bool,
     /// The sender durably knows that it may lack acknowledged commits.

@@ -1,0 +1,219 @@
+//! Serving: granting while in sync, going solo by rule, back in sync by rule, giving way.
+//!
+//! Solo is durable before the first commit is acknowledged alone, and cleared durably before the
+//! first grant. Between the two stands the end of the last grant, or the standby's durable word
+//! that it is outdated.
+
+use super::release::Releasing;
+use super::{Machine, Phase};
+use crate::action::{Action, Engine, Severity};
+use crate::event::Event;
+use crate::grant::epoch_of;
+use crate::profile::SOLO_PATIENCE;
+use crate::state::PairState;
+use crate::table::{Peer, Who};
+use crate::time::Time;
+use lockstep_wire::Intent;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Active {
+    standing: Standing,
+    /// What the durable claim to commits alone means for the standby.
+    app_restart: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Standing {
+    /// Started in sync, the standby has not connected yet; nothing granted in this life.
+    Waiting { since: Time },
+    /// The standby holds every acknowledged commit: granting.
+    InSync,
+    /// No more grants; commits wait until the last grant is over.
+    Leaving,
+    /// Acknowledging alone.
+    Solo,
+    /// Alone no more; waiting until the standby holds everything.
+    Catching { durable: bool },
+}
+
+impl Active {
+    pub(super) fn new(state: &PairState, now: Time) -> Self {
+        let standing = if state.solo { Standing::Solo } else { Standing::Waiting { since: now } };
+        Self { standing, app_restart: false }
+    }
+
+    pub(super) fn is_in_sync(&self) -> bool {
+        self.standing == Standing::InSync
+    }
+
+    pub(super) fn wants_solo(&self) -> bool {
+        self.standing == Standing::Leaving
+    }
+
+    pub(super) fn note(&mut self, event: &Event) {
+        match (&mut self.standing, event) {
+            (Standing::Catching { durable }, Event::StandbyDurable) => *durable = true,
+            (_, Event::AppStopped) => self.app_restart = true,
+            _ => {}
+        }
+    }
+}
+
+impl From<Active> for Phase {
+    fn from(active: Active) -> Self {
+        Self::Active(active)
+    }
+}
+
+impl Machine {
+    pub(super) fn advance_active(&mut self, mut active: Active) -> bool {
+        if let Some(epoch) = self.higher_epoch() {
+            self.log("demote", Severity::Critical, format!("the peer has epoch {epoch}: giving way at once"));
+            return self.clear();
+        }
+        if !self.evidence.lease_open {
+            self.log(
+                "lapsed",
+                Severity::Critical,
+                "without a lease nothing is served: the application and the address go",
+            );
+            return self.clear();
+        }
+        if active.app_restart {
+            active.app_restart = false;
+            self.act(Action::StartApp);
+            return self.go(active);
+        }
+        let row = self.row(Who::Active);
+        if self.row != row.id && row.id == "13a" {
+            self.act(Action::Announce);
+        }
+        self.log_row(row);
+        if self.is_switchover_wanted(&active) {
+            self.log("switchover", Severity::Info, "the operator asks for a switchover on the standby");
+            return self.go(Releasing::new(self.now));
+        }
+        self.advance_standing(active)
+    }
+
+    fn advance_standing(&mut self, active: Active) -> bool {
+        let with = |standing| Active { standing, ..active };
+        let connected = self.evidence.engine_in_sync;
+        match active.standing {
+            Standing::Waiting { .. } | Standing::Leaving if connected => {
+                self.log("in-sync", Severity::Info, "the standby holds every acknowledged commit: granting");
+                self.go(with(Standing::InSync))
+            }
+            Standing::Waiting { since } if self.must_leave(since) => self.leave(with(Standing::Leaving)),
+            Standing::InSync if !connected && self.must_leave(self.evidence.in_sync_changed) => {
+                self.leave(with(Standing::Leaving))
+            }
+            Standing::InSync if self.peer_is_gone() => self.leave(with(Standing::Leaving)),
+            Standing::Leaving => self.leave_when_over(),
+            Standing::Solo if !self.state.solo => unreachable!("solo standing rests on the durable mark"),
+            Standing::Solo if connected => {
+                self.log(
+                    "catching",
+                    Severity::Info,
+                    "the standby has caught up: no commit is acknowledged alone any more",
+                );
+                self.act(Action::Engine(Engine::HoldCommits));
+                self.go(with(Standing::Catching { durable: false }))
+            }
+            Standing::Catching { durable: true } => self.clear_solo(with(Standing::InSync)),
+            Standing::Catching { .. } if !connected => {
+                self.act(Action::Engine(Engine::AllowSolo { epoch: self.state.epoch }));
+                self.go(with(Standing::Solo))
+            }
+            _ => false,
+        }
+    }
+
+    fn peer_is_gone(&self) -> bool {
+        self.evidence.peer(&self.config.timing, self.now) == Peer::Nothing
+    }
+
+    fn must_leave(&self, since: Time) -> bool {
+        self.peer_is_gone() || self.now >= since + SOLO_PATIENCE.max(self.config.timing.dead_after)
+    }
+
+    fn leave(&mut self, active: Active) -> bool {
+        let sentence = format!(
+            "the standby does not follow: no more grants, commits wait until the last one is over ({})",
+            self.evidence.sentence(&self.config.timing, self.now)
+        );
+        self.log("leaving", Severity::Warning, sentence);
+        self.go(active)
+    }
+
+    /// Solo once no promotion can rest on a grant: its end has passed, or the standby durably
+    /// says, in answer to a heartbeat sent after the last grant, that it is outdated.
+    fn leave_when_over(&mut self) -> bool {
+        let silent_of_grants =
+            self.voice_is_set() && self.voice.is_some_and(|voice| voice.grant.is_none() && voice.solo);
+        if !silent_of_grants {
+            return false;
+        }
+        let over = self.now >= self.sent_grant.over_at(&self.config.timing);
+        let told = self.is_outdated_confirmed();
+        if !(over || told) {
+            return false;
+        }
+        let why = if told { "the standby durably marked itself outdated" } else { "the last grant is over" };
+        self.log("solo", Severity::Warning, format!("{why}: commits are acknowledged alone from now on"));
+        let mut state = self.state.clone();
+        state.solo = true;
+        self.act(Action::Engine(Engine::AllowSolo { epoch: state.epoch }));
+        if let Phase::Active(active) = &mut self.phase {
+            active.standing = Standing::Solo;
+        }
+        self.persist(state)
+    }
+
+    fn is_outdated_confirmed(&self) -> bool {
+        let Some(word) = self.evidence.word.map(|word| word.heartbeat) else { return false };
+        word.outdated
+            && epoch_of(&word) == self.state.epoch
+            && word.echo_session == self.config.session.0
+            && word.echo_sent_us > self.sent_grant.last_sent().as_us()
+    }
+
+    fn clear_solo(&mut self, active: Active) -> bool {
+        self.log(
+            "in-sync",
+            Severity::Info,
+            "everything acknowledged is durable on the standby: solo ends, granting begins",
+        );
+        let mut state = self.state.clone();
+        state.solo = false;
+        state.forced = false;
+        self.phase = Phase::Active(active);
+        self.persist(state)
+    }
+
+    fn is_switchover_wanted(&self, active: &Active) -> bool {
+        active.is_in_sync()
+            && self.evidence.engine_in_sync
+            && !self.hands_off()
+            && self.newest_intent() == Intent::SwitchoverWanted
+            && self.evidence.word.is_some_and(|word| epoch_of(&word.heartbeat) == self.state.epoch)
+            && self.evidence.peer_hears_us(&self.config.timing, self.now)
+    }
+
+    /// Alone, or solo beside an outdated standby: each answered majority extends the lease (R2).
+    pub(super) fn renew_alone(&mut self, probe_sent_at: Time) {
+        let may = match &self.phase {
+            Phase::Active(_) => true,
+            Phase::Opening(opening) => opening.wants_lease(),
+            Phase::Releasing(releasing) => releasing.keeps_lease(),
+            _ => false,
+        };
+        let heard = self.evidence.detector.last_heard();
+        let quiet = heard.is_none_or(|heard| self.now >= heard + self.config.timing.period * 3 / 2);
+        let outdated = self.state.solo && self.evidence.word.is_some_and(|word| word.heartbeat.outdated);
+        if may && (quiet || outdated) {
+            self.act(Action::RenewAlone { probe_sent_at });
+        }
+    }
+}

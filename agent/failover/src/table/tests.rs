@@ -1,0 +1,102 @@
+//! Every combination of evidence meets exactly one row.
+
+use super::*;
+
+const BASE: View = View {
+    who: Active,
+    peer: Peer::Both,
+    majority: false,
+    wait_over: false,
+    vip: Vip::Unasked,
+    grant: false,
+    automatic: false,
+    lease: false,
+    foreign: false,
+    permit_old: false,
+    app_failed: false,
+    was: WasKind::Never,
+    relation: Relation::Unheard,
+    peer_solo: false,
+    last_active: false,
+    primary: false,
+};
+
+fn every_view() -> Vec<View> {
+    let mut views = Vec::new();
+    let bits = |n: u32, i: u32| n >> i & 1 == 1;
+    for &peer in Peer::ALL {
+        for n in 0..32 {
+            let (majority, lease, foreign) = (bits(n, 0), bits(n, 1), bits(n, 2));
+            let (permit_old, app_failed) = (bits(n, 3), bits(n, 4));
+            views.push(View { peer, majority, lease, foreign, permit_old, app_failed, ..BASE });
+        }
+        for &vip in Vip::ALL {
+            for n in 0..16 {
+                let (majority, wait_over, grant, automatic) =
+                    (bits(n, 0), bits(n, 1), bits(n, 2), bits(n, 3));
+                views.push(View { who: Standby, peer, vip, majority, wait_over, grant, automatic, ..BASE });
+            }
+        }
+    }
+    for &was in WasKind::ALL {
+        for &relation in Relation::ALL {
+            for &vip in Vip::ALL {
+                for n in 0..16 {
+                    let (majority, peer_solo, last_active, primary) =
+                        (bits(n, 0), bits(n, 1), bits(n, 2), bits(n, 3));
+                    views.push(View {
+                        who: Cold,
+                        was,
+                        relation,
+                        vip,
+                        majority,
+                        peer_solo,
+                        last_active,
+                        primary,
+                        ..BASE
+                    });
+                }
+            }
+        }
+    }
+    views
+}
+
+#[test]
+fn every_combination_of_evidence_meets_exactly_one_row() {
+    for view in every_view() {
+        let rows: Vec<_> = TABLE
+            .iter()
+            .filter(|row| row.who == view.who && row.when.takes(&view))
+            .map(|row| row.id)
+            .collect();
+        assert_eq!(rows.len(), 1, "{view:?} meets {rows:?}");
+    }
+}
+
+#[test]
+fn every_row_is_met_by_some_evidence() {
+    let views = every_view();
+    for row in TABLE {
+        assert!(views.iter().any(|view| row_for(view).id == row.id), "row {} is never met", row.id);
+    }
+}
+
+#[test]
+fn row_ids_are_unique() {
+    let mut ids: Vec<_> = TABLE.iter().map(|row| row.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), TABLE.len());
+}
+
+#[test]
+fn a_takeover_needs_silence_the_wait_a_majority_a_silent_vip_and_a_valid_grant() {
+    for view in every_view() {
+        if row_for(&view).verdict == Promote {
+            assert_eq!(view.peer, Peer::Nothing);
+            assert!(view.wait_over && view.majority && view.grant && view.automatic);
+            assert_eq!(view.vip, Vip::Silent);
+        }
+    }
+}
