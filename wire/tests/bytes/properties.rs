@@ -101,6 +101,17 @@ where
     Ok(())
 }
 
+#[test]
+fn a_batch_is_read_without_copying_its_data() {
+    let message: Message = PageChunk { first_page: 1, data: crate::samples::bytes(4096) }.into();
+    let (frames, _) = deframe(&encoded(&frame(&message, 0), false), 1000);
+    let body = frames[0].body.clone();
+    let Ok(Message::PageChunk(chunk)) = Message::decode(frames[0].header.kind, body.clone()) else {
+        panic!("the chunk comes back")
+    };
+    assert!(body.as_ptr_range().contains(&chunk.data.as_ptr()), "the data lies inside the frame's body");
+}
+
 /// Every cut, between any two bytes and into single bytes, of a stream with packed and plain frames.
 #[test]
 fn every_split_of_a_stream_gives_the_same_frames() {
