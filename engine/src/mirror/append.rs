@@ -3,8 +3,12 @@
 //! The whole batch is checked before a byte is written, so a refusal leaves the mirror as it was.
 //! Written is not durable; that is [`super::flush`]'s.
 
-use super::{FrameNote, Mirror, MirrorError, format::FrameHeader};
-use crate::{durable, storage::StorageFile};
+use super::{FrameNote, Mirror, MirrorError};
+use crate::{
+    durable,
+    storage::StorageFile,
+    wal::{Frames, frame_bytes},
+};
 use lockstep_wire::{Chain, FrameNo, Position, WalBatch, WalGeneration};
 
 impl Mirror {
@@ -54,47 +58,22 @@ impl Mirror {
                 got: before,
             });
         }
-        let frame_bytes = header.frame_bytes();
-        if batch.data.is_empty() || !batch.data.len().is_multiple_of(frame_bytes) {
+        let frame_bytes = frame_bytes(header.page_size);
+        if batch.data.is_empty() || !(batch.data.len() as u64).is_multiple_of(frame_bytes) {
             let expected = format!("whole frames of {frame_bytes} bytes");
             return Err(self.protocol("frames", expected, format!("{} bytes", batch.data.len())));
         }
-        let (mut chain, mut at) = (self.chain, self.received());
-        let mut notes = Vec::with_capacity(batch.data.len() / frame_bytes);
-        for frame in batch.data.chunks_exact(frame_bytes) {
-            let head = FrameHeader::parse(frame);
-            if head.salts != header.salts {
-                return Err(MirrorError::Salts {
-                    database: database(),
-                    expected: header.salts,
-                    got: head.salts,
-                });
-            }
-            chain = header.after_frame(chain, frame);
-            at.frame.0 += 1;
-            if chain != head.chain || head.page == 0 {
-                let (expected, got) = (chain, head.chain);
-                return Err(MirrorError::Chain {
-                    database: database(),
-                    at,
-                    what: "the frame",
-                    expected,
-                    got,
-                });
-            }
-            notes.push(FrameNote { page: head.page, commit_pages: head.commit_pages });
-        }
+        let frames = Frames::new(&batch.data, header.page_size);
+        let chain = match frames.verify(&header, first.frame, self.chain) {
+            Ok(verified) => verified.chain,
+            Err(source) => return Err(MirrorError::Frames { database: database(), source }),
+        };
         let after = Chain::from_packed(batch.chain_after);
         if chain != after {
-            return Err(MirrorError::Chain {
-                database: database(),
-                at,
-                what: "the batch",
-                expected: chain,
-                got: after,
-            });
+            let (at, what) = (self.position(FrameNo(self.last_frame().0 + frames.count())), "the batch");
+            return Err(MirrorError::Chain { database: database(), at, what, expected: chain, got: after });
         }
-        Ok(notes)
+        Ok(FrameNote::all(&frames).collect())
     }
 
     /// Writes zeros ahead of the append point when less than half of

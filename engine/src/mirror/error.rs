@@ -1,7 +1,7 @@
 //! Why a mirror does not do what it was asked, each with a stable code for the peer and a sentence
 //! with the remedy for the operator. A refusal changes nothing on disk.
 
-use crate::storage::StorageError;
+use crate::{storage::StorageError, wal::WalError};
 use lockstep_wire::{Chain, Position, Refusal, Salts};
 use std::path::PathBuf;
 
@@ -34,14 +34,22 @@ pub enum MirrorError {
         /// The one that came.
         got: Chain,
     },
-    /// A frame of another WAL generation.
-    #[error("a frame for the mirror of {} carries salts {:016x}, its WAL header {:016x}: connect again", database.display(), expected.packed(), got.packed())]
+    /// Frames that do not verify.
+    #[error("the mirror of {} got damaged or foreign frames ({source}): connect again, so that they are sent anew", database.display())]
+    Frames {
+        /// The database file.
+        database: PathBuf,
+        /// What is wrong with them.
+        source: WalError,
+    },
+    /// The WAL of another generation.
+    #[error("the WAL of {} has salts {:016x}, the active's {:016x}: resync", database.display(), expected.packed(), got.packed())]
     Salts {
         /// The database file.
         database: PathBuf,
         /// Of our header.
         expected: Salts,
-        /// Of the frame.
+        /// Of the active's.
         got: Salts,
     },
     /// A message that does not fit the state of the mirror, or is malformed.
@@ -104,7 +112,7 @@ impl MirrorError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Gap { .. } => "gap",
-            Self::Chain { .. } | Self::Salts { .. } => "chain",
+            Self::Chain { .. } | Self::Frames { .. } | Self::Salts { .. } => "chain",
             Self::Protocol { .. } | Self::NotKept(_) | Self::Incomplete(_) => "protocol",
             Self::InUse(_)
             | Self::Replaced(_)

@@ -3,7 +3,7 @@
 //! The order of a switch and its syncs is [`crate::durable::switch_generation`]'s. Both operations
 //! are accepted only when the peer names the very point this mirror is at.
 
-use super::{Mirror, MirrorError, WalHeader};
+use super::{Mirror, MirrorError, WAL_HEADER_BYTES, WalHeader};
 use crate::durable::{self, Switch};
 use lockstep_wire::{Chain, FrameNo, Generation, Position, Rewind, WalGeneration};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Mirror {
         self.frames.clear();
         self.durable = FrameNo(0);
         (self.chain, self.durable_chain) = (header.chain, header.chain);
-        self.written_end = self.written_end.max(super::WAL_HEADER_BYTES as u64);
+        self.written_end = self.written_end.max(WAL_HEADER_BYTES as u64);
         self.check_names().await
     }
 
@@ -60,9 +60,10 @@ impl Mirror {
                 "one for a database of this node",
             ));
         }
-        let Some(header) = WalHeader::parse(&message.wal_header) else {
-            let got = format!("{} bytes that are none", message.wal_header.len());
-            return Err(self.protocol("a generation", "a sound WAL header", got));
+        let header = match WalHeader::parse(&message.wal_header) {
+            Ok(header) if message.wal_header.len() == WAL_HEADER_BYTES => header,
+            Ok(_) => return Err(self.protocol("a generation", "32 bytes of header", "more")),
+            Err(error) => return Err(self.protocol("a generation", "a sound WAL header", error.to_string())),
         };
         if self.state.page_size != 0 && header.page_size != self.state.page_size {
             let expected = format!("{} bytes a page", self.state.page_size);

@@ -9,7 +9,6 @@ mod append;
 mod copying;
 mod error;
 mod flush;
-mod format;
 mod generation;
 mod open;
 mod snapshot;
@@ -27,9 +26,8 @@ pub use take_over::TakenOver;
 use crate::{
     durable::{self, LatestPages},
     storage::{Backend, DiskFile, FileIdentity, Storage, StorageError, StorageFile},
-    wal::WalPoint,
+    wal::{self, FRAME_HEADER_BYTES, FrameHeader, WAL_HEADER_BYTES, WalHeader, WalPoint},
 };
-use format::{FRAME_HEADER_BYTES, WAL_HEADER_BYTES, WalHeader};
 use lockstep_wire::{Chain, FrameNo, MirrorState, Position, WalGeneration};
 use state_file::StateFile;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -105,6 +103,12 @@ struct FrameNote {
     page: u32,
     /// Committed size in pages, 0 when it does not commit.
     commit_pages: u32,
+}
+
+impl FrameNote {
+    fn all<'a>(frames: &wal::Frames<'a>) -> impl Iterator<Item = Self> + use<'a> {
+        frames.iter().map(|(head, _)| Self { page: head.page, commit_pages: head.commit_pages })
+    }
 }
 
 /// The end of a copy as the active announced it.
@@ -237,8 +241,8 @@ impl Mirror {
 
     /// Where frame `frame` begins in the WAL.
     fn frame_offset(&self, frame: FrameNo) -> u64 {
-        let frame_bytes = self.header.map_or(0, |header| header.frame_bytes() as u64);
-        WAL_HEADER_BYTES as u64 + u64::from(frame.0.saturating_sub(1)) * frame_bytes
+        let header = WAL_HEADER_BYTES as u64;
+        self.header.map_or(header, |header| wal::frame_offset(frame, header.page_size))
     }
 
     /// End of the last received frame in the WAL, bytes.
@@ -254,7 +258,8 @@ impl Mirror {
             Some(_) if frame == self.last_frame() => Ok(self.chain),
             Some(_) => {
                 let bytes = self.wal.read_at(self.frame_offset(frame), FRAME_HEADER_BYTES).await?;
-                Ok(format::FrameHeader::parse(&bytes).chain)
+                let head = bytes.first_chunk().expect("a frame that was counted is there");
+                Ok(FrameHeader::parse(head).chain)
             }
         }
     }

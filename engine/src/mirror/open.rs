@@ -5,17 +5,18 @@
 
 use super::{
     FRAME_HEADER_BYTES, FrameNote, Mirror, MirrorConfig, MirrorError, WAL_HEADER_BYTES, WalHeader,
-    format::FrameHeader, state_file::StateFile,
+    state_file::StateFile,
 };
 use crate::{
     durable,
     storage::{Backend, DiskFile, Open, Storage, StorageFile},
+    wal::{Frames, frame_bytes},
 };
 use lockstep_wire::{Chain, FrameNo, WalGeneration};
 use std::sync::Arc;
 
 /// Bytes of a WAL read at once.
-const SCAN_BYTES: usize = 1 << 20;
+const SCAN_BYTES: u64 = 1 << 20;
 
 /// What a WAL holds by its own checksums.
 #[derive(Debug, Default)]
@@ -121,36 +122,38 @@ async fn page_size_of(database: &DiskFile) -> Result<u32, MirrorError> {
 }
 
 async fn scan(wal: &DiskFile) -> Result<Scan, MirrorError> {
-    let Some(header) = WalHeader::parse(&wal.read_at(0, WAL_HEADER_BYTES).await?) else {
+    let Ok(header) = WalHeader::parse(&wal.read_at(0, WAL_HEADER_BYTES).await?) else {
         return Ok(Scan::default());
     };
     let mut found = Scan { header: Some(header), chain: header.chain, ..Scan::default() };
-    let frame_bytes = header.frame_bytes();
+    let frame_bytes = frame_bytes(header.page_size);
+    let chunk_bytes = (SCAN_BYTES / frame_bytes).max(1) * frame_bytes;
+    // Frames that verify, also those after the last commit.
     let (mut notes, mut chain, mut sound) = (Vec::new(), header.chain, true);
     let mut offset = WAL_HEADER_BYTES as u64;
-    // Offsets of chained frames after the last commit, and of anything later with the same salts.
     loop {
-        let chunk = wal.read_at(offset, (SCAN_BYTES / frame_bytes).max(1) * frame_bytes).await?;
-        for frame in chunk.chunks_exact(frame_bytes) {
-            let head = FrameHeader::parse(frame);
-            let next = header.after_frame(chain, frame);
-            sound = sound && head.page != 0 && head.salts == header.salts && head.chain == next;
-            if sound {
-                chain = next;
-                notes.push(FrameNote { page: head.page, commit_pages: head.commit_pages });
-            }
-            if head.salts == header.salts {
-                found.stale.push(offset);
-            }
-            if sound && head.commit_pages > 0 {
+        let length = usize::try_from(chunk_bytes).expect("a chunk is about a megabyte");
+        let chunk = wal.read_at(offset, length).await?;
+        let frames = Frames::new(&chunk, header.page_size);
+        let ours = (0..).zip(frames.iter()).filter(|(_, (head, _))| head.salts == header.salts);
+        found.stale.extend(ours.map(|(index, _)| offset + index * frame_bytes));
+        if sound {
+            let (good, error) = frames.verified_prefix(&header, FrameNo(1), chain);
+            chain = good.chain;
+            sound = error.is_none();
+            notes.extend(FrameNote::all(&frames).take(good.frames as usize));
+            if good.last_commit > 0 {
+                found.chain = good.last_commit_chain;
+                let after = notes.split_off(notes.len() - (good.frames - good.last_commit) as usize);
                 found.frames.append(&mut notes);
-                found.chain = chain;
-                found.stale.clear();
+                notes = after;
             }
-            offset += frame_bytes as u64;
         }
-        if chunk.len() < frame_bytes {
+        if chunk.len() < length {
+            let end = WAL_HEADER_BYTES as u64 + found.frames.len() as u64 * frame_bytes;
+            found.stale.retain(|&offset| offset >= end);
             return Ok(found);
         }
+        offset += chunk_bytes;
     }
 }

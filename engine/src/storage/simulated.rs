@@ -1,8 +1,8 @@
 //! The simulated twin: a disk in memory that remembers every operation and can crash at any of them.
 //!
-//! A crash image keeps everything that was synced. Of the rest it keeps, per file, nothing, all, some
-//! whole writes or some 512-byte sectors, in any combination; of the unsynced names a prefix, as
-//! journalling file systems order them. That is at least as cruel as a page cache whose power went.
+//! A crash image keeps everything that was synced. Of the rest it keeps, per file, nothing, all, the
+//! first or the last writes, some whole writes or some 512-byte sectors; of the unsynced names a
+//! prefix, as journalling file systems order them. That is at least as cruel as a page cache whose power went.
 
 use super::{FileIdentity, Open, Storage, StorageError, StorageFile};
 use bytes::Bytes;
@@ -173,12 +173,16 @@ fn put(file: &mut Vec<u8>, offset: usize, data: &[u8]) {
 }
 
 fn survive(files: &mut [Vec<u8>], operations: &[&Operation], dice: &mut Dice) {
-    let manner = dice.below(4);
-    for operation in operations {
+    let manner = dice.below(6);
+    let border = dice.below(operations.len() as u64 + 1) as usize;
+    for (index, operation) in operations.iter().enumerate() {
         match (manner, operation) {
             (0, _) => {}
             (1, _) => apply(files, operation),
-            (3, Operation::Write { file, offset, data }) => {
+            (2, _) if index < border => apply(files, operation),
+            (3, _) if index >= border => apply(files, operation),
+            (2 | 3, _) => {}
+            (4, Operation::Write { file, offset, data }) => {
                 let mut at = *offset;
                 let end = offset + data.len();
                 while at < end {

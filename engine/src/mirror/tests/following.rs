@@ -2,7 +2,8 @@
 
 use super::{Sent, Source, bytes_of, config_in, copy, feed, mirror_pages, on_every_disk};
 use crate::mirror::{Mirror, MirrorError};
-use lockstep_wire::{Chain, Rewind};
+use crate::wal::{Frames, frame_offset};
+use lockstep_wire::{Chain, FrameNo, Rewind};
 
 #[test]
 fn a_mirror_follows_commits_and_generations_and_equals_its_source() {
@@ -77,9 +78,10 @@ async fn resend(mirror: &mut Mirror, source: &Source, last: u32) {
     let header = source.header.unwrap();
     let wal = std::fs::read(source.path().with_extension("db-wal")).unwrap();
     let first = mirror.received().frame.0 + 1;
-    let offset = |frame: u32| 32 + (frame as usize - 1) * header.frame_bytes();
+    let offset = |frame: u32| frame_offset(FrameNo(frame), header.page_size) as usize;
     let data = wal[offset(first)..offset(last + 1)].to_vec();
-    let after = crate::mirror::format::FrameHeader::parse(&wal[offset(last)..]).chain;
+    let after =
+        Frames::new(&data, header.page_size).verify(&header, FrameNo(first), mirror.chain).unwrap().chain;
     let batch = lockstep_wire::WalBatch {
         generation: mirror.received().generation.0,
         first_frame: first,

@@ -2,14 +2,15 @@
 //!
 //! A [`Source`] reads its own `-wal` file as capture would and makes the messages of the link.
 
+mod copying;
+mod crash;
 mod following;
+mod opening;
 
-use super::{
-    Mirror, MirrorConfig, MirrorError,
-    format::{FrameHeader, WAL_HEADER_BYTES, WalHeader},
-};
+use super::{Mirror, MirrorConfig, MirrorError};
 use crate::storage::{Backend, BackendChoice, BackendReport, SimulatedDisk, Storage, StorageFile, run};
-use lockstep_wire::{Chain, Generation, WalBatch};
+use crate::wal::{Frames, WAL_HEADER_BYTES, WalHeader, frame_bytes, frame_offset};
+use lockstep_wire::{Chain, FrameNo, Generation, WalBatch};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -69,42 +70,38 @@ impl Source {
     /// What is new in the WAL, in batches of at most `batch_frames`.
     fn news(&mut self, batch_frames: usize) -> Vec<Sent> {
         let wal = std::fs::read(self.path().with_extension("db-wal")).unwrap();
-        let Some(header) = wal.get(..WAL_HEADER_BYTES).and_then(WalHeader::parse) else { return Vec::new() };
+        let Some(header) = wal.get(..WAL_HEADER_BYTES).and_then(|bytes| WalHeader::parse(bytes).ok()) else {
+            return Vec::new();
+        };
         let mut sent = Vec::new();
         if self.header != Some(header) {
             self.generation += 1;
             sent.push(Sent::Generation(Generation {
                 generation: self.generation,
-                wal_header: header.bytes.to_vec().into(),
+                wal_header: header.to_bytes().to_vec().into(),
                 previous_frame: self.frame,
                 previous_chain: self.chain.packed(),
                 fresh: self.header.is_none(),
             }));
             (self.header, self.frame, self.chain) = (Some(header), 0, header.chain);
         }
-        let start = WAL_HEADER_BYTES + self.frame as usize * header.frame_bytes();
-        let mut chain = self.chain;
-        let frames: Vec<&[u8]> = wal[start..]
-            .chunks_exact(header.frame_bytes())
-            .take_while(|frame| {
-                chain = header.after_frame(chain, frame);
-                let head = FrameHeader::parse(frame);
-                head.salts == header.salts && head.chain == chain
-            })
-            .collect();
-        let published = self.frame + frames.len() as u32;
-        for batch in frames.chunks(batch_frames) {
+        let size = frame_bytes(header.page_size) as usize;
+        let fresh = &wal[frame_offset(FrameNo(self.frame + 1), header.page_size) as usize..];
+        let (good, _) = Frames::new(fresh, header.page_size).verified_prefix(&header, FrameNo(1), self.chain);
+        let published = self.frame + good.frames;
+        for batch in fresh[..good.frames as usize * size].chunks(batch_frames * size) {
             let before = self.chain;
-            self.chain = FrameHeader::parse(batch[batch.len() - 1]).chain;
+            let run = Frames::new(batch, header.page_size).verify(&header, FrameNo(1), before).unwrap();
+            self.chain = run.chain;
             sent.push(Sent::Batch(WalBatch {
                 generation: self.generation,
                 first_frame: self.frame + 1,
                 chain_before: before.packed(),
                 chain_after: self.chain.packed(),
                 published_frame: published,
-                data: batch.concat().into(),
+                data: batch.to_vec().into(),
             }));
-            self.frame += batch.len() as u32;
+            self.frame += run.frames;
         }
         sent
     }
@@ -150,6 +147,13 @@ impl Opened {
         drop(self.db);
         std::fs::read(self.dir.path().join("x")).unwrap()
     }
+}
+
+/// Number of the last commit and a text of all rows.
+fn contents(db: &Connection) -> rusqlite::Result<(i64, String)> {
+    let last = db.query_row("SELECT coalesce(max(v), 0) FROM t WHERE k = 1000", (), |row| row.get(0))?;
+    let rows = "SELECT coalesce(group_concat(k || ':' || v || ':' || coalesce(hex(pad), '')), '') FROM t";
+    Ok((last, db.query_row(rows, (), |row| row.get(0))?))
 }
 
 async fn bytes_of(disk: &Backend, path: &Path) -> Vec<u8> {
