@@ -15,6 +15,10 @@ const READ_BYTES: usize = 64 << 10;
 /// arrives in one buffer; for longer ones the room at most doubles with what has arrived.
 const AHEAD_BYTES: usize = 256 << 10;
 
+/// A long body grows the buffer only when less room than this is left: growing early would double
+/// what has just been doubled.
+const SHORTEST_READ_BYTES: usize = 4 << 10;
+
 /// Collects bytes and gives frames.
 #[derive(Default)]
 pub struct Deframer {
@@ -83,9 +87,10 @@ impl Deframer {
     /// Makes room for the next read of something that ends `wanted` bytes into the buffer.
     fn make_room(&mut self, wanted: usize) {
         let held = self.buffer.len();
-        let room = (wanted - held).min(AHEAD_BYTES.max(held));
-        if self.buffer.capacity() - held < room {
-            self.buffer.reserve(room.max(READ_BYTES));
+        let missing = wanted - held;
+        let enough = if wanted <= AHEAD_BYTES { missing } else { missing.min(SHORTEST_READ_BYTES) };
+        if self.buffer.capacity() - held < enough {
+            self.buffer.reserve(missing.min(AHEAD_BYTES.max(held)).max(READ_BYTES));
         }
     }
 }

@@ -9,6 +9,7 @@ mod corpus;
 mod golden;
 mod properties;
 mod protocol_doc;
+mod refusals;
 mod samples;
 
 use std::{env, fs, path::Path};
