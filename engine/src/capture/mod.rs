@@ -1,9 +1,43 @@
 //! Active node: follow a WAL database with rolling read marks and publish what is committed.
+//!
+//! First station of the data path: database -> capture -> link. One thread per database does
+//! everything that may lock or checkpoint. It publishes only frames the wal-index calls committed,
+//! in order and without gaps, or says that it cannot ([`CaptureEvent::LetGo`]). It knows nothing of
+//! epochs, roles, connections or acknowledgements; that is `pair`'s.
+//!
+//! The process must not open the database, its `-wal` or `-shm` anywhere else: closing any
+//! descriptor of them drops SQLite's locks.
+
+mod admission;
+mod attach;
+mod cursor;
+mod error;
+mod files;
+mod follow;
+mod marks;
+mod outbox;
+mod pages;
+mod status;
+mod take;
+mod thread;
+mod wakeup;
+
+pub use error::CaptureError;
+pub use status::CaptureStatus;
 
 use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{Chain, FrameNo, Position, WalGeneration};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc::Sender;
+use wakeup::Signal;
+
+/// Commands that may wait. A session has a handful on the way; more is a mistake of its own.
+pub const COMMANDS_MAX: usize = 64;
 
 /// What to follow and how.
 #[derive(Debug, Clone)]
@@ -118,4 +152,96 @@ pub enum Attached {
         /// Size of the database file in pages.
         page_count: u32,
     },
+}
+
+/// Between the thread and its handle.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    status: Mutex<CaptureStatus>,
+}
+
+/// A database that is followed. Dropping it stops the thread.
+///
+/// To attach anew: `Detach`, wait for the answer to a `Sync`, empty the channel, `Attach`; then no
+/// event of the earlier attachment is left.
+#[derive(Debug)]
+pub struct Capture {
+    commands: SyncSender<CaptureCommand>,
+    signal: Arc<Signal>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    /// Opens the database and starts the thread; waits until both are done or refused (at most a few
+    /// seconds, when the database is locked). Nothing is published before an `Attach`.
+    ///
+    /// # Errors
+    /// Every reason why the database cannot be followed, with its remedy.
+    pub fn start(config: CaptureConfig, events: Sender<CaptureEvent>) -> Result<Self, CaptureError> {
+        let io = |what, path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| CaptureError::Io { what, path, source }
+        };
+        let signal = Arc::new(Signal::new().map_err(io("make a wake-up for", &config.path))?);
+        let shared = Arc::new(Shared::default());
+        let (commands, received) = sync_channel(COMMANDS_MAX);
+        let (opened, open) = sync_channel(1);
+        let start_failed = io("start a thread for", &config.path);
+        let start = thread::Start {
+            config,
+            events,
+            commands: received,
+            signal: Arc::clone(&signal),
+            shared: Arc::clone(&shared),
+            opened,
+        };
+        let thread = std::thread::Builder::new()
+            .name("lockstep-sqlite".to_owned())
+            .spawn(move || thread::run(start))
+            .map_err(start_failed)?;
+        let capture = Self { commands, signal, shared, thread: Some(thread) };
+        open.recv().unwrap_or(Err(CaptureError::Stopped))?;
+        Ok(capture)
+    }
+
+    /// Hands a command to the thread; does not wait.
+    ///
+    /// # Errors
+    /// The thread has ended, or [`COMMANDS_MAX`] commands are waiting.
+    pub fn command(&self, command: CaptureCommand) -> Result<(), CaptureError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => CaptureError::Busy(COMMANDS_MAX),
+            TrySendError::Disconnected(_) => CaptureError::Stopped,
+        })?;
+        self.signal.raise();
+        Ok(())
+    }
+
+    /// What the thread last reported.
+    pub fn status(&self) -> CaptureStatus {
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the thread and its connections. No checkpoint is made and the WAL stays as it is, byte for byte.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.signal.raise();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the capture thread panicked");
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.join();
+    }
 }

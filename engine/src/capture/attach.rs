@@ -1,0 +1,98 @@
+//! Where a session goes on: what of the standby's WAL is provably in this one.
+
+use super::cursor::{Cursor, Seen};
+use super::follow::{Follower, Mode};
+use super::{Attached, CaptureError};
+use crate::wal::{WalIndex, WalPoint};
+use lockstep_wire::{FrameNo, Salts, WalGeneration};
+
+impl Follower {
+    /// Where to begin at start-up: at the point that was left, if it is in this WAL.
+    pub(super) fn first_cursor(&self, index: &WalIndex) -> Result<Cursor, CaptureError> {
+        let Some(point) = self.config.continues else {
+            return Ok(Cursor::before(WalGeneration(1), Seen::default()));
+        };
+        if self.contains(&point, index)? {
+            return Ok(Cursor::after(point, None));
+        }
+        Ok(Cursor::before(WalGeneration(point.position.generation.0 + 1), Seen::default()))
+    }
+
+    /// Begins to publish after `from` if that is proven, else with the whole present WAL.
+    pub(super) fn attach(&mut self, from: Option<WalPoint>) -> Result<Attached, CaptureError> {
+        self.outbox.clear();
+        self.jobs.clear();
+        let index = self.index()?;
+        if self.mode == Mode::Free {
+            self.cursor.follow(&index);
+        }
+        self.mode = Mode::Publish;
+        self.status.let_go = false;
+        if let Some(from) = from
+            && let Some(cursor) = self.resume(from, &index)?
+        {
+            self.cursor = cursor;
+            return Ok(Attached::Resumed);
+        }
+        let theirs = from.map_or(0, |from| from.position.generation.0);
+        let generation = WalGeneration(self.cursor.point.position.generation.0.max(theirs) + 1);
+        // Nothing of a WAL that is wholly in the database file needs to be sent, and nothing keeps
+        // it from being reset. Any other one the held transaction keeps whole.
+        let settled = if index.is_backfilled() { Seen::of(&index) } else { Seen::default() };
+        self.cursor = Cursor::before(generation, settled);
+        self.fresh = Some(generation);
+        Ok(Attached::FromStart { page_size: self.files.page_size(), page_count: self.files.page_count()? })
+    }
+
+    fn resume(&self, from: WalPoint, index: &WalIndex) -> Result<Option<Cursor>, CaptureError> {
+        let cursor = &self.cursor;
+        // The point is in the WAL as it stands.
+        if self.contains(&from, index)? {
+            let same = cursor.begun && cursor.point.salts == from.salts;
+            return Ok(Some(Cursor::after(from, cursor.previous.filter(|_| same))));
+        }
+        // The point is where this thread stands.
+        if cursor.begun && same_place(&from, &cursor.point) {
+            let mut resumed = *cursor;
+            resumed.point.position.generation = from.position.generation;
+            return Ok(Some(resumed));
+        }
+        let begins_here = index.last_frame.0 > 0 && cursor.begun && index.salts == cursor.point.salts;
+        // The point is the proven end of the generation before the present one.
+        if begins_here && cursor.previous.is_some_and(|end| same_place(&from, &end)) {
+            return Ok(Some(Cursor::at_end(from, Some(index.salts))));
+        }
+        // A copy made by this thread, to which no frame had to be added yet.
+        let copied = from.position.frame == FrameNo(0)
+            && from.salts == Salts::default()
+            && self.fresh == Some(from.position.generation)
+            && cursor.point.position.generation == from.position.generation;
+        if copied && !cursor.begun {
+            return Ok(Some(*cursor));
+        }
+        if copied && begins_here {
+            let before = Cursor::before(from.position.generation, Seen::default());
+            return Ok(Some(before.followed_by(index.salts)));
+        }
+        Ok(None)
+    }
+
+    /// The WAL's committed part contains `point`, so both WALs are equal through it.
+    fn contains(&self, point: &WalPoint, index: &WalIndex) -> Result<bool, CaptureError> {
+        let frame = point.position.frame;
+        if index.last_frame.0 == 0 || index.salts != point.salts || index.last_frame < frame {
+            return Ok(false);
+        }
+        if frame.0 > 0 {
+            let found = self.files.frame_header(frame)?;
+            return Ok(found.is_some_and(|found| (found.salts, found.chain) == (point.salts, point.chain)));
+        }
+        let header = self.files.wal_header()?;
+        Ok(header.is_ok_and(|header| (header.salts, header.chain) == (point.salts, point.chain)))
+    }
+}
+
+/// Equal but for the number of the generation, which each node may have counted differently.
+fn same_place(one: &WalPoint, other: &WalPoint) -> bool {
+    (one.position.frame, one.chain, one.salts) == (other.position.frame, other.chain, other.salts)
+}

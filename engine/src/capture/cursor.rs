@@ -1,0 +1,232 @@
+//! How far the WAL has been taken, and how that continues at a new wal-index. Pure.
+//!
+//! Generations are counted here: SQLite's salts name one but do not order them. A generation begins
+//! with its first published frame. Its predecessor's end is *proven* if the transaction that was
+//! held meanwhile began where the cursor stands: from there no frame can be lost, see the rolling
+//! rules in `marks`.
+
+use crate::wal::{WalHeader, WalIndex, WalPoint};
+use lockstep_wire::{Chain, FrameNo, Position, Salts, WalGeneration};
+
+/// What the wal-index showed right after the held transaction began: an upper bound of its mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    /// Salts; all zero while the WAL is empty, when they mean nothing.
+    pub(super) salts: Salts,
+    /// Last frame.
+    pub(super) frame: FrameNo,
+}
+
+impl Seen {
+    pub(super) fn of(index: &WalIndex) -> Self {
+        let empty = index.last_frame.0 == 0;
+        Self { salts: if empty { Salts::default() } else { index.salts }, frame: index.last_frame }
+    }
+}
+
+/// What comes after the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing new.
+    Nothing,
+    /// More frames of the same generation.
+    Continue,
+    /// A generation from its first frame.
+    Switch,
+    /// Frames in between may be lost.
+    Broken,
+}
+
+/// A place in the history of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Cursor {
+    /// The last frame taken. Salts and chain mean nothing while the generation has not begun.
+    pub(super) point: WalPoint,
+    /// The generation of `point` has begun; otherwise its first frame is still to come.
+    pub(super) begun: bool,
+    /// Proven end of the generation before.
+    pub(super) previous: Option<WalPoint>,
+    /// `point` is known to be the last frame of its generation.
+    ended: bool,
+    /// Frames were lost between `point` and now.
+    lost: bool,
+    /// Not begun: this much of the WAL lies in the database file and need not be taken while nothing follows it.
+    settled: Seen,
+    /// Only the generation with these salts may come next.
+    successor: Option<Salts>,
+}
+
+impl Cursor {
+    /// Before the first frame of `generation`. What `settled` names is in the database file already.
+    pub(super) fn before(generation: WalGeneration, settled: Seen) -> Self {
+        let position = Position { generation, frame: FrameNo(0) };
+        Self { point: WalPoint { position, ..WalPoint::default() }, settled, ..Self::default() }
+    }
+
+    /// After `point`, within its generation.
+    pub(super) fn after(point: WalPoint, previous: Option<WalPoint>) -> Self {
+        Self { point, begun: true, previous, ..Self::default() }
+    }
+
+    /// After `point`, the proven end of its generation; `successor` follows.
+    pub(super) fn at_end(point: WalPoint, successor: Option<Salts>) -> Self {
+        Self { point, begun: true, ended: true, successor, ..Self::default() }
+    }
+
+    /// The same cursor, but only the generation with these salts may come next.
+    pub(super) fn followed_by(self, salts: Salts) -> Self {
+        Self { successor: Some(salts), ..self }
+    }
+
+    /// To be called with every wal-index, while the transaction that showed `seen` is still held.
+    pub(super) fn observe(&mut self, index: &WalIndex, seen: Seen) {
+        let left = index.last_frame.0 == 0 || index.salts != self.point.salts;
+        if self.begun && !self.ended && left {
+            // Had frames followed `seen`, they would not be backfilled and the WAL not reset.
+            self.ended = seen == Seen { salts: self.point.salts, frame: self.point.position.frame };
+            self.lost |= !self.ended;
+        }
+    }
+
+    /// What `index` shows beyond the cursor.
+    pub(super) fn next(&self, index: &WalIndex) -> Next {
+        if self.lost {
+            return Next::Broken;
+        }
+        if index.last_frame.0 == 0 {
+            return Next::Nothing;
+        }
+        if self.begun && index.salts == self.point.salts {
+            let frame = self.point.position.frame;
+            return match index.last_frame.cmp(&frame) {
+                std::cmp::Ordering::Greater => Next::Continue,
+                std::cmp::Ordering::Equal if index.chain == self.point.chain => Next::Nothing,
+                _ => Next::Broken,
+            };
+        }
+        if !self.begun && index.salts == self.settled.salts && index.last_frame <= self.settled.frame {
+            return Next::Nothing;
+        }
+        match self.successor {
+            Some(salts) if salts != index.salts => Next::Broken,
+            _ => Next::Switch,
+        }
+    }
+
+    /// Number of the generation that a [`Next::Switch`] leads to.
+    pub(super) fn next_generation(&self) -> WalGeneration {
+        WalGeneration(self.point.position.generation.0 + u64::from(self.begun))
+    }
+
+    /// The position that covers everything `index` shows as committed.
+    pub(super) fn position_at(&self, index: &WalIndex) -> Position {
+        match self.next(index) {
+            Next::Nothing => self.point.position,
+            Next::Continue => {
+                Position { generation: self.point.position.generation, frame: index.last_frame }
+            }
+            Next::Switch | Next::Broken => {
+                Position { generation: self.next_generation(), frame: index.last_frame }
+            }
+        }
+    }
+
+    /// Enters the generation of `header`, before its first frame; returns the proven end of the one before.
+    pub(super) fn enter(&mut self, header: &WalHeader) -> Option<WalPoint> {
+        let generation = self.next_generation();
+        let previous = self.begun.then_some(self.point);
+        let position = Position { generation, frame: FrameNo(0) };
+        *self = Self::after(WalPoint { position, chain: header.chain, salts: header.salts }, previous);
+        previous
+    }
+
+    /// Moves on by verified frames.
+    pub(super) fn advance(&mut self, frames: u32, chain: Chain) {
+        self.point.position.frame.0 += frames;
+        self.point.chain = chain;
+        self.ended = false;
+    }
+
+    /// Moves to what `index` shows without taking frames.
+    pub(super) fn follow(&mut self, index: &WalIndex) {
+        let next = self.next(index);
+        let previous = match next {
+            Next::Nothing => return,
+            Next::Continue => self.previous,
+            Next::Switch => self.begun.then_some(self.point),
+            Next::Broken => None,
+        };
+        let position = match next {
+            // An emptied WAL after a loss: what comes is a new generation.
+            Next::Broken if index.last_frame.0 == 0 => {
+                *self = Self::before(self.next_generation(), Seen::default());
+                return;
+            }
+            _ => self.position_at(index),
+        };
+        *self = Self::after(WalPoint { position, chain: index.chain, salts: index.salts }, previous);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(salt: u32, frame: u32) -> WalIndex {
+        WalIndex {
+            change: 1,
+            page_size: 4096,
+            last_frame: FrameNo(frame),
+            page_count: 5,
+            chain: Chain([frame, salt]),
+            salts: Salts([salt, salt]),
+            backfilled: FrameNo(0),
+        }
+    }
+
+    fn at(salt: u32, frame: u32) -> Cursor {
+        let mut cursor = Cursor::before(WalGeneration(7), Seen::default());
+        cursor.follow(&index(salt, frame));
+        cursor
+    }
+
+    #[test]
+    fn a_new_generation_continues_where_the_held_transaction_began() {
+        let mut cursor = at(1, 10);
+        let end = cursor.point;
+        cursor.observe(&index(2, 0), Seen::of(&index(1, 10)));
+        assert_eq!(cursor.next(&index(2, 0)), Next::Nothing, "no frame, no generation");
+        cursor.observe(&index(3, 4), Seen::default());
+        assert_eq!(cursor.next(&index(3, 4)), Next::Switch);
+        assert_eq!(cursor.position_at(&index(3, 4)).to_string(), "0000000008.0000000004");
+        cursor.follow(&index(3, 4));
+        assert_eq!(cursor.previous, Some(end));
+    }
+
+    #[test]
+    fn a_reset_before_everything_was_taken_is_broken() {
+        let mut cursor = at(1, 10);
+        cursor.observe(&index(2, 4), Seen::of(&index(1, 12)));
+        assert_eq!(cursor.next(&index(2, 4)), Next::Broken);
+    }
+
+    #[test]
+    fn a_wal_that_went_back_is_broken() {
+        assert_eq!(at(1, 10).next(&index(1, 9)), Next::Broken);
+    }
+
+    #[test]
+    fn another_generation_than_the_expected_successor_is_broken() {
+        let cursor = Cursor::at_end(at(1, 10).point, Some(Salts([2, 2])));
+        assert_eq!(cursor.next(&index(2, 1)), Next::Switch);
+        assert_eq!(cursor.next(&index(3, 1)), Next::Broken);
+    }
+
+    #[test]
+    fn what_is_settled_is_not_taken_until_something_follows() {
+        let cursor = Cursor::before(WalGeneration(3), Seen::of(&index(1, 10)));
+        assert_eq!(cursor.next(&index(1, 10)), Next::Nothing);
+        assert_eq!(cursor.next(&index(1, 11)), Next::Switch);
+        assert_eq!(cursor.next_generation(), WalGeneration(3));
+    }
+}

@@ -1,0 +1,157 @@
+//! What ends the capture thread's sleep: a command, a free permit, a write to WAL or database, a timer.
+//!
+//! inotify is polled in the thread itself: another thread in between would cost each commit a
+//! hand-over. A hint says only that *something* was written: the wal-index changes through shared
+//! memory a moment later, and without a hint. So a hint is followed by looks at growing intervals.
+
+use super::CaptureError;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fs::inotify;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::Wake;
+use std::time::Duration;
+
+/// First look after a hint that came before its commit: the wal-index of a small commit without a
+/// sync follows its frame within some ten microseconds.
+const FIRST_LOOK_US: u64 = 30;
+
+/// Timer slack of the thread; the default of 50 us is longer than the first look.
+const TIMER_SLACK_NS: u64 = 1_000;
+
+/// Wakes the capture thread from elsewhere.
+#[derive(Debug)]
+pub(super) struct Signal(OwnedFd);
+
+impl Signal {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub(super) fn raise(&self) {
+        // Full means that a wake-up is waiting already.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.raise();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.raise();
+    }
+}
+
+/// The sleep of the capture thread.
+#[derive(Debug)]
+pub(super) struct Wakeup {
+    signal: Arc<Signal>,
+    hints: Option<OwnedFd>,
+    looks: u32,
+}
+
+impl Wakeup {
+    /// Watches the files where inotify can be had; the timer works without.
+    pub(super) fn new(signal: Arc<Signal>, paths: &[PathBuf]) -> Self {
+        if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS)) {
+            tracing::debug!(%error, "timer slack stays at its default");
+        }
+        let hints = watch(paths).inspect_err(|error| {
+            tracing::warn!(%error, "no inotify: commits are noticed by the timer (raise fs.inotify.max_user_instances)");
+        });
+        Self { signal, hints: hints.ok(), looks: 0 }
+    }
+
+    /// inotify works.
+    pub(super) fn has_hints(&self) -> bool {
+        self.hints.is_some()
+    }
+
+    /// Something was found: the next sleep waits for a hint again.
+    pub(super) fn found(&mut self) {
+        self.looks = 0;
+    }
+
+    /// Something was in the way: the next sleep is short.
+    pub(super) fn look_soon(&mut self) {
+        self.looks = self.looks.max(1);
+    }
+
+    /// Sleeps until there is something to look at, at most `poll_ms`. True: nothing but the timer
+    /// ended a full sleep.
+    pub(super) fn sleep(&mut self, poll_ms: u32, path: &Path) -> Result<bool, CaptureError> {
+        let longest = Duration::from_millis(u64::from(poll_ms.max(1)));
+        let look = self.next_look();
+        let listening = look.is_none() && self.hints.is_some();
+        let timeout = look.map_or(longest, |look| look.min(longest));
+        if timeout == longest {
+            self.looks = 0;
+        }
+        let woken = self.poll(timeout, listening).map_err(|source| CaptureError::Io {
+            what: "wait for changes of",
+            path: path.to_owned(),
+            source,
+        })?;
+        if woken.hint {
+            self.looks = 1;
+        }
+        Ok(!woken.hint && !woken.signal && timeout == longest)
+    }
+
+    /// 30, 37, 46, 58 us and so on: a quarter of the time since the hint, so that a commit that
+    /// waits for its disk is noticed with little delay and few looks.
+    fn next_look(&mut self) -> Option<Duration> {
+        if self.looks == 0 {
+            return None;
+        }
+        let us = (0..self.looks).fold(FIRST_LOOK_US, |us, _| us + us / 4);
+        self.looks = self.looks.saturating_add(1).min(64);
+        Some(Duration::from_micros(us))
+    }
+
+    fn poll(&self, timeout: Duration, listening: bool) -> std::io::Result<Woken> {
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let mut fds = vec![PollFd::new(&self.signal.0, PollFlags::IN)];
+        if let Some(hints) = self.hints.as_ref().filter(|_| listening) {
+            fds.push(PollFd::new(hints, PollFlags::IN));
+        }
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let woken = Woken { signal: ready(0), hint: ready(1) };
+        if woken.signal {
+            let _ = rustix::io::read(&self.signal.0, &mut [0_u8; 8]);
+        }
+        if woken.hint {
+            self.drain();
+        }
+        Ok(woken)
+    }
+
+    /// Reads and forgets the hints; what they were about the wal-index says better.
+    fn drain(&self) {
+        let mut buffer = [0_u8; 4096];
+        let Some(hints) = &self.hints else { return };
+        while matches!(rustix::io::read(hints, &mut buffer), Ok(n) if n == buffer.len()) {}
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Woken {
+    signal: bool,
+    hint: bool,
+}
+
+fn watch(paths: &[PathBuf]) -> std::io::Result<OwnedFd> {
+    let hints = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    for path in paths {
+        inotify::add_watch(&hints, path, inotify::WatchFlags::MODIFY)?;
+    }
+    Ok(hints)
+}
