@@ -118,6 +118,26 @@ pub(crate) async fn erase(file: &DiskFile, spots: &[u64], length: usize) -> Resu
     file.sync_data().await
 }
 
+/// Breaks frames whose sync failed, without a word about the outcome: Linux keeps pages that it could
+/// not write readable and calls them clean, so a later sync would succeed without them. Breaking
+/// their headers makes sure that nobody takes them for durable; they are received and written anew.
+pub(crate) async fn distrust(file: &DiskFile, spots: &[u64], length: usize) {
+    for &spot in spots {
+        if let Err(error) = file.write_at(spot, Bytes::from(vec![0; length])).await {
+            tracing::error!(%error, "after a failed sync");
+        }
+    }
+}
+
+/// Makes durable what a killed agent left in a WAL. The header is written again: if its sync failed
+/// before the agent was killed, this one would succeed without it.
+pub(crate) async fn settle(wal: &DiskFile, header: Option<[u8; 32]>) -> Result<(), StorageError> {
+    if let Some(header) = header {
+        wal.write_at(0, Bytes::copy_from_slice(&header)).await?;
+    }
+    wal.sync_data().await
+}
+
 /// Empties a WAL, durably.
 pub(crate) async fn empty(file: &DiskFile) -> Result<(), StorageError> {
     file.set_len(0).await?;

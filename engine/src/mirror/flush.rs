@@ -4,7 +4,7 @@
 //! `start_flush -> ticket.run() -> finish_flush`. Only a commit frame is worth a flush, and only
 //! what is durable through one is acknowledged.
 
-use super::{Mirror, MirrorError, check_name};
+use super::{FRAME_HEADER_BYTES, Mirror, MirrorError, check_name};
 use crate::{
     durable,
     storage::{Backend, DiskFile, FileIdentity},
@@ -35,7 +35,7 @@ impl FlushTicket {
     /// Waits for the disk.
     ///
     /// # Errors
-    /// `disk`; after a failed sync nothing later may be acknowledged from this mirror: open it anew.
+    /// `disk`; give the mirror to [`Mirror::close_after_failed_flush`] then and open it anew.
     pub async fn run(self) -> Result<Flushed, MirrorError> {
         durable::flush_wal(&self.wal).await?;
         for (path, ours) in self.names {
@@ -97,6 +97,18 @@ impl Mirror {
             }
             None => Ok(self.durable),
         }
+    }
+
+    /// Ends mirroring after a flush that failed: frames that are not durable are broken, so that opening
+    /// the mirror anew finds only what is on disk.
+    ///
+    /// # Errors
+    /// `disk`, when a flush or snapshot of this mirror is still running.
+    pub async fn close_after_failed_flush(self) -> Result<(), MirrorError> {
+        let lost = self.durable.0 + 1..=self.last_frame().0;
+        let spots: Vec<u64> = lost.map(|frame| self.frame_offset(FrameNo(frame))).collect();
+        durable::distrust(&self.wal, &spots, FRAME_HEADER_BYTES).await;
+        self.close().await
     }
 
     pub(super) async fn flushed_through(&self, frame: FrameNo) -> Result<Flushed, MirrorError> {

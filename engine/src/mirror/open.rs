@@ -54,6 +54,7 @@ impl Mirror {
         let stale = if state.mirrors { Vec::new() } else { scan.stale.clone() };
         let broken = if state.mirrors { &scan.stale[..] } else { &[] };
         durable::erase(&wal, broken, FRAME_HEADER_BYTES).await?;
+        durable::settle(&wal, scan.header.map(|header| header.to_bytes())).await?;
         let page_size = match (scan.header, state.page_size) {
             (Some(header), _) => header.page_size,
             (None, 0) => page_size_of(&database).await?,

@@ -19,10 +19,22 @@ const SECTOR_BYTES: usize = 512;
 
 #[derive(Debug, Clone)]
 enum Operation {
-    Write { file: usize, offset: usize, data: Bytes },
-    SetLen { file: usize, length: usize },
+    Write {
+        file: usize,
+        offset: usize,
+        data: Bytes,
+    },
+    SetLen {
+        file: usize,
+        length: usize,
+    },
     SyncFile(usize),
-    Name { path: PathBuf, file: Option<usize> },
+    /// What was written before is on no disk, although it can still be read.
+    SyncFailed(usize),
+    Name {
+        path: PathBuf,
+        file: Option<usize>,
+    },
     SyncDir(PathBuf),
 }
 
@@ -33,6 +45,7 @@ struct World {
     locked: BTreeSet<usize>,
     log: Vec<Operation>,
     capacity_bytes: Option<usize>,
+    syncs_fail: bool,
 }
 
 /// A disk in memory. Clones are the same disk.
@@ -87,6 +100,12 @@ impl SimulatedDisk {
         self.world.borrow_mut().capacity_bytes = capacity_bytes;
     }
 
+    /// Let every sync of a file fail. As on Linux the data stays readable, is lost with the power,
+    /// and a later sync of the same file succeeds without it.
+    pub fn set_syncs_fail(&self, syncs_fail: bool) {
+        self.world.borrow_mut().syncs_fail = syncs_fail;
+    }
+
     /// Bytes in all files.
     pub fn used_bytes(&self) -> usize {
         self.world.borrow().files.iter().map(Vec::len).sum()
@@ -114,6 +133,9 @@ impl SimulatedDisk {
                     for operation in unsynced.remove(file).unwrap_or_default() {
                         apply(&mut image.files, operation);
                     }
+                }
+                Operation::SyncFailed(file) => {
+                    unsynced.remove(file);
                 }
                 Operation::Name { path, file } => unsynced_names.push((path, *file)),
                 Operation::SyncDir(directory) => unsynced_names.retain(|(path, file)| {
@@ -161,7 +183,10 @@ fn apply(files: &mut [Vec<u8>], operation: &Operation) {
     match operation {
         Operation::Write { file, offset, data } => put(&mut files[*file], *offset, data),
         Operation::SetLen { file, length } => files[*file].resize(*length, 0),
-        Operation::SyncFile(_) | Operation::Name { .. } | Operation::SyncDir(_) => {}
+        Operation::SyncFile(_)
+        | Operation::SyncFailed(_)
+        | Operation::Name { .. }
+        | Operation::SyncDir(_) => {}
     }
 }
 
@@ -306,7 +331,12 @@ impl StorageFile for SimulatedFile {
     }
 
     async fn sync_data(&self) -> Result<(), StorageError> {
-        self.world.borrow_mut().log.push(Operation::SyncFile(self.file));
+        let mut world = self.world.borrow_mut();
+        if world.syncs_fail {
+            world.log.push(Operation::SyncFailed(self.file));
+            return Err(StorageError::of("sync", self.path.as_path())(io::Error::other("I/O error")));
+        }
+        world.log.push(Operation::SyncFile(self.file));
         Ok(())
     }
 

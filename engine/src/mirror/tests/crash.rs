@@ -217,3 +217,35 @@ fn a_torn_append_ends_at_the_last_whole_commit() {
     })
     .unwrap();
 }
+
+#[test]
+fn frames_whose_sync_failed_are_never_taken_for_durable() {
+    run(BackendChoice::Blocking, async |_, _| {
+        let world = SimulatedDisk::default();
+        let disk = Backend::Simulated(world.clone());
+        let config = config_in(Path::new("/simulated"));
+        let mut source = Source::new(1024);
+        source.commit();
+        let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+        super::copy(&mut mirror, &mut source).await.unwrap();
+        let durable = mirror.point();
+        source.commit();
+        let lost = source.news(2);
+        feed(&mut mirror, lost.clone()).await.unwrap();
+        world.set_syncs_fail(true);
+        assert_eq!(mirror.flush().await.unwrap_err().code(), "disk");
+        mirror.close_after_failed_flush().await.unwrap();
+        world.set_syncs_fail(false);
+        let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+        assert_eq!(mirror.point(), durable);
+        feed(&mut mirror, lost).await.unwrap();
+        assert_eq!(mirror.flush().await.unwrap().0, source.frame);
+        let held = mirror.point();
+        for seed in 0..20 {
+            let image = Backend::Simulated(world.crash_image(world.moment(), seed));
+            let mirror = Mirror::open(image, config.clone()).await.unwrap();
+            assert_eq!(mirror.point(), held);
+        }
+    })
+    .unwrap();
+}

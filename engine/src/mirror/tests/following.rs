@@ -202,3 +202,27 @@ fn a_generation_that_does_not_follow_is_refused() {
         mirror.begin_generation(good).await.unwrap();
     });
 }
+
+#[test]
+fn the_next_batch_is_taken_while_a_flush_is_in_flight() {
+    on_every_disk(async |disk, dir| {
+        let mut source = Source::new(4096);
+        source.commit();
+        let mut mirror = Mirror::open(disk.clone(), config_in(&dir)).await.unwrap();
+        copy(&mut mirror, &mut source).await.unwrap();
+        for _ in 0..20 {
+            source.commit();
+            feed(&mut mirror, source.news(100)).await.unwrap();
+            let first = mirror.received().frame;
+            let ticket = mirror.start_flush().await.unwrap().expect("a commit is not durable yet");
+            source.commit();
+            let (flushed, fed) = tokio::join!(ticket.run(), feed(&mut mirror, source.news(100)));
+            fed.unwrap();
+            assert_eq!(mirror.finish_flush(flushed.unwrap()).await.unwrap(), first);
+            assert!(mirror.received().frame > first);
+        }
+        mirror.flush().await.unwrap();
+        assert!(mirror.start_flush().await.unwrap().is_none());
+        assert_eq!(mirror_pages(&disk, mirror.config()).await, source.pages());
+    });
+}

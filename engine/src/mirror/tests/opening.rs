@@ -206,6 +206,65 @@ fn a_full_disk_is_named_and_loses_nothing() {
     .unwrap();
 }
 
+/// A file system of its own that only this thread sees; gone with the thread.
+fn on_small_tmpfs(test: impl FnOnce(&Path) + Send) {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    let dir = TempDir::new().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: only this thread gets a mount namespace; no descriptor is shared by it.
+            let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+            unshared.expect("CAP_SYS_ADMIN is needed for a mount namespace");
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            let size = Some(c"size=256k");
+            mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), size).unwrap();
+            test(dir.path());
+        });
+    });
+}
+
+#[test]
+fn a_really_full_file_system_refuses_and_what_was_acknowledged_stays() {
+    for choice in [BackendChoice::Best, BackendChoice::Blocking] {
+        on_small_tmpfs(|dir| {
+            run(choice, async |disk, _| {
+                let config = MirrorConfig { zero_ahead_bytes: 0, ..config_in(dir) };
+                let (mut mirror, mut source) = copied(&disk, &config, 3).await;
+                let error = loop {
+                    source.commit();
+                    match feed(&mut mirror, source.news(100)).await {
+                        Ok(()) => mirror.flush().await.map(|_| ()).unwrap(),
+                        Err(error) => break error,
+                    }
+                };
+                assert!(error.to_string().contains("app.db-wal"), "{error}");
+                assert!(error.to_string().contains("free space"), "{error}");
+                let held = mirror.point();
+                mirror.close().await.unwrap();
+                let mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+                assert_eq!(mirror.point(), held);
+                mirror.close().await.unwrap();
+            })
+            .unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_read_only_directory_is_named() {
+    on_small_tmpfs(|dir| {
+        use rustix::mount::{MountFlags, mount_remount};
+        mount_remount(dir, MountFlags::RDONLY, c"").unwrap();
+        run(BackendChoice::Best, async |disk, _| {
+            let error = Mirror::open(disk, config_in(dir)).await.err().unwrap();
+            assert!(error.to_string().contains(dir.to_str().unwrap()), "{error}");
+            assert!(error.to_string().contains("read-write"), "{error}");
+        })
+        .unwrap();
+    });
+}
+
 #[test]
 fn a_damaged_state_file_is_named_and_left_alone() {
     on_real_disks(&async |disk, dir| {
