@@ -1,0 +1,273 @@
+//! Starts, renews, checks and stops the applications of a pair, each under its supervisor.
+//!
+//! Path: promote -> [`Application::start`]; lease renewed -> [`Application::renew`]; release or
+//! demote -> [`Application::stop`]. Everything is idempotent, and an agent that was restarted
+//! finds a program that runs. Health beyond "it runs" is [`crate::probes::health`]'s, when to
+//! start it again is the driver's.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use lockstep_wire::{Epoch, PairId};
+
+use super::supervisor::{FAILED, Order, RUNNING, Run, STARTED};
+use crate::config::{App, AppRun, Pair, Role};
+
+/// A supervisor answers at once; one that does not is stuck or stopped.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a kill may take beyond the stop time-out: a process in disk wait.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why an application was not started, renewed or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// It could not be started.
+    #[error("application \"{name}\" did not start: {reason}")]
+    Start {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// It does not run.
+    #[error("application \"{name}\" does not run; its last output is in {log}")]
+    NotRunning {
+        /// Its name.
+        name: String,
+        /// Its log.
+        log: String,
+    },
+    /// Its supervisor does not answer.
+    #[error("the supervisor of application \"{name}\" does not answer: {source}")]
+    Supervisor {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// The variables an application finds in its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment(pub Vec<(String, String)>);
+
+impl Environment {
+    /// `LOCKSTEP_ROLE`, `_EPOCH`, `_PAIR`, `_SOCKET`, `_VIP` (comma-separated, without masks)
+    /// and `_DATABASE_<NAME>` (upper case, `_` for `-`).
+    pub fn new(pair: &Pair, role: Role, epoch: Epoch, socket: &Path) -> Self {
+        let vips: Vec<_> = pair.vips.iter().map(|vip| vip.address.to_string()).collect();
+        let mut variables = vec![
+            ("LOCKSTEP_ROLE".to_owned(), role.to_string()),
+            ("LOCKSTEP_EPOCH".to_owned(), epoch.to_string()),
+            ("LOCKSTEP_PAIR".to_owned(), pair.id.to_string()),
+            ("LOCKSTEP_SOCKET".to_owned(), socket.display().to_string()),
+            ("LOCKSTEP_VIP".to_owned(), vips.join(",")),
+        ];
+        variables.extend(pair.databases.iter().map(|database| {
+            let name = database.name.as_str().to_uppercase().replace('-', "_");
+            (format!("LOCKSTEP_DATABASE_{name}"), database.path(role).display().to_string())
+        }));
+        Self(variables)
+    }
+}
+
+/// How to start a supervisor: this very binary with the hidden verb.
+#[derive(Debug, Clone)]
+pub struct Supervise {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// The program that starts and stops units.
+    pub systemctl: PathBuf,
+}
+
+impl Supervise {
+    /// `lockstep supervise` of the running binary, and systemctl from the path.
+    ///
+    /// # Errors
+    /// /proc is missing.
+    pub fn this_binary() -> io::Result<Self> {
+        let program = std::env::current_exe()?;
+        Ok(Self { program, arguments: vec!["supervise".into()], systemctl: "systemctl".into() })
+    }
+}
+
+/// One application of a pair on this node.
+pub struct Application {
+    app: App,
+    supervise: Supervise,
+    socket: PathBuf,
+    reply: PathBuf,
+    log: PathBuf,
+    supervisor: Option<Child>,
+    starts: u32,
+}
+
+impl Application {
+    /// Names the application's places: its socket in `runtime_dir`, its log in `pair_dir`.
+    /// Starts nothing; one that runs already is found by [`Application::is_running`].
+    pub fn new(pair: &PairId, app: &App, supervise: Supervise, runtime_dir: &Path, pair_dir: &Path) -> Self {
+        let place = |end: &str| runtime_dir.join(format!("{pair}-{}.{end}", app.name));
+        let (socket, reply) = (place("app"), place("reply"));
+        let log = pair_dir.join(format!("{}.log", app.name));
+        Self { app: app.clone(), supervise, socket, reply, log, supervisor: None, starts: 0 }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.app.name
+    }
+
+    /// How often this agent has started it; more than once are restarts.
+    pub fn starts(&self) -> u32 {
+        self.starts
+    }
+
+    /// Starts it, to be killed at `lease_end_us` (CLOCK_BOOTTIME) unless renewed. One that
+    /// runs is renewed instead, and keeps the environment it was started with.
+    ///
+    /// # Errors
+    /// It cannot be started, or its supervisor is stuck.
+    pub fn start(&mut self, environment: &Environment, lease_end_us: u64) -> Result<(), AppError> {
+        if self.is_running()? {
+            return self.renew(lease_end_us);
+        }
+        let order = Order {
+            run: match &self.app.run {
+                AppRun::Unit(unit) => Run::Unit(unit.clone()),
+                AppRun::Command(command) => Run::Command(command.clone()),
+            },
+            socket: self.socket.clone(),
+            log: self.log.clone(),
+            lease_end_us,
+            stop_timeout_us: u64::from(self.app.stop_timeout_s) * 1_000_000,
+            systemctl: self.supervise.systemctl.clone(),
+        };
+        let failed = |reason: String| AppError::Start { name: self.app.name.clone(), reason };
+        let mut supervisor = Command::new(&self.supervise.program)
+            .args(&self.supervise.arguments)
+            .envs(environment.0.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| failed(format!("{}: {e}", self.supervise.program.display())))?;
+        let outcome = hand_over(&mut supervisor, &order);
+        self.supervisor = Some(supervisor);
+        outcome.map_err(failed)?;
+        self.starts += 1;
+        Ok(())
+    }
+
+    /// Moves the moment at which it is killed. One datagram; never waits.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn renew(&mut self, lease_end_us: u64) -> Result<(), AppError> {
+        let sent = UnixDatagram::unbound().and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            socket.send_to(format!("lease {lease_end_us}").as_bytes(), &self.socket)
+        });
+        match sent {
+            Ok(_) => Ok(()),
+            Err(e) if is_absent(&e) => {
+                Err(AppError::NotRunning { name: self.app.name.clone(), log: self.log.display().to_string() })
+            }
+            Err(source) => Err(self.stuck(source)),
+        }
+    }
+
+    /// Whether it runs; a supervisor from an earlier life of the agent counts.
+    ///
+    /// # Errors
+    /// Its supervisor is there and does not answer.
+    pub fn is_running(&mut self) -> Result<bool, AppError> {
+        let first = self.ask(b"status", ANSWER_TIMEOUT);
+        // A question can just miss a supervisor that ends; the second finds nobody.
+        let answer = first.or_else(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => self.ask(b"status", ANSWER_TIMEOUT),
+            _ => Err(e),
+        });
+        match answer {
+            Ok(running) => Ok(running),
+            Err(e) if is_absent(&e) => {
+                self.reap();
+                Ok(false)
+            }
+            Err(source) => Err(self.stuck(source)),
+        }
+    }
+
+    /// Asks it to stop, kills it when its time is over, and returns when it is gone with all
+    /// its descendants.
+    ///
+    /// # Errors
+    /// Its supervisor does not answer; the program may still run.
+    pub fn stop(&mut self) -> Result<(), AppError> {
+        let patience = Duration::from_secs(self.app.stop_timeout_s.into()) + KILL_TIMEOUT;
+        match self.ask(b"stop", patience) {
+            Err(e) if !is_absent(&e) => Err(self.stuck(e)),
+            _ => {
+                self.reap();
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends `question` and waits for the answer: whether the program runs.
+    fn ask(&self, question: &[u8], timeout: Duration) -> io::Result<bool> {
+        match std::fs::remove_file(&self.reply) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(&self.reply)?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let mut answer = [0; 16];
+        let answered = socket.send_to(question, &self.socket).and_then(|_| socket.recv(&mut answer));
+        let _ = std::fs::remove_file(&self.reply);
+        answered.map(|length| answer[..length] == *RUNNING)
+    }
+
+    fn stuck(&self, source: io::Error) -> AppError {
+        AppError::Supervisor { name: self.app.name.clone(), source }
+    }
+
+    fn reap(&mut self) {
+        // It exits just after it has answered or removed its socket; then the next call does it.
+        if self.supervisor.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
+            self.supervisor = None;
+        }
+    }
+}
+
+/// No supervisor listens: it never did, it is gone, or it was killed and left its socket.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Gives a supervisor its order and waits for "started".
+fn hand_over(supervisor: &mut Child, order: &Order) -> Result<(), String> {
+    let text = serde_json::to_vec(order).expect("an order has no map keys that JSON cannot hold");
+    let mut input = supervisor.stdin.take().expect("standard input is a pipe");
+    input.write_all(&text).map_err(|e| format!("the supervisor does not read its order: {e}"))?;
+    drop(input);
+    let output = supervisor.stdout.take().expect("standard output is a pipe");
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        if line.ends_with(STARTED) {
+            return Ok(());
+        }
+        if let Some((_, reason)) = line.split_once(FAILED) {
+            return Err(reason.to_owned());
+        }
+    }
+    Err("the supervisor ended without a word".to_owned())
+}
+
+#[cfg(test)]
+#[path = "app_tests.rs"]
+mod tests;
