@@ -12,7 +12,6 @@ use super::{
     hello::Greeted,
     queue::{Class, Outgoing, Queued},
     reader,
-    socket::KernelQueue,
     stats::LinkStats,
     writer,
 };
@@ -38,6 +37,9 @@ const BULK_ROOM_BYTES: u32 = 512 << 10;
 
 /// Received and not yet taken: as much as the largest messages of two streams.
 pub(crate) const RECEIVE_ROOM_BYTES: u32 = 4 << 20;
+
+/// Pings under way at once: one per bulk frame of a full window, and then some.
+pub(crate) const PINGS_MAX: usize = 1024;
 
 const _: () = assert!(RECEIVE_ROOM_BYTES as usize >= 2 * lockstep_wire::MAX_BODY_BYTES);
 
@@ -66,10 +68,8 @@ impl EpochCell {
 /// Times of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkTiming {
-    /// A ping so often while nothing much happens.
+    /// A ping so often, besides the one behind each bulk frame.
     pub ping: Duration,
-    /// A ping so often while bulk is paced: its round trip steers the pacing.
-    pub ping_under_bulk: Duration,
     /// A peer that sent nothing for so long is gone.
     pub silence: Duration,
     /// Limit of the TCP connect.
@@ -86,7 +86,6 @@ impl Default for LinkTiming {
     fn default() -> Self {
         Self {
             ping: Duration::from_millis(250),
-            ping_under_bulk: Duration::from_millis(20),
             silence: Duration::from_secs(2),
             connect: Duration::from_secs(2),
             greeting: Duration::from_secs(2),
@@ -115,7 +114,8 @@ pub(crate) struct Shared {
     pub(crate) ended: watch::Sender<Option<LinkError>>,
     /// Send all that is queued, then this.
     pub(crate) farewell: Mutex<Option<String>>,
-    pub(crate) round_trips: Mutex<Vec<u32>>,
+    /// Pings that came back: nonce, and round trip in microseconds.
+    pub(crate) answered: Mutex<Vec<(u64, u32)>>,
     pub(crate) epoch: EpochCell,
     /// The peer's epoch in its greeting, which the caller was told of.
     pub(crate) peer_epoch: Epoch,
@@ -309,7 +309,7 @@ pub(crate) struct Setup {
 }
 
 /// Starts the two tasks of a greeted connection on the current runtime.
-pub(crate) fn start<S>(stream: S, kernel: KernelQueue, greeted: Greeted, setup: Setup) -> (Sender, Receiver)
+pub(crate) fn start<S>(stream: S, greeted: Greeted, setup: Setup) -> (Sender, Receiver)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -318,7 +318,7 @@ where
         work: Notify::new(),
         ended: watch::Sender::new(None),
         farewell: Mutex::default(),
-        round_trips: Mutex::default(),
+        answered: Mutex::default(),
         epoch: setup.epoch,
         peer_epoch: greeted.epoch,
         version: greeted.version,
@@ -335,7 +335,7 @@ where
     // Unbounded in count, bounded in bytes by the permits that travel with the messages.
     let (deliver, messages) = mpsc::unbounded_channel();
     tokio::spawn(reader::run(shared.clone(), read_half, greeted.deframer, deliver));
-    let writer = writer::Writer::new(shared.clone(), kernel, setup.compression, setup.bulk_cap_bytes_per_s);
+    let writer = writer::Writer::new(shared.clone(), setup.compression, setup.bulk_cap_bytes_per_s);
     tokio::spawn(writer.run(write_half));
     (Sender { shared: shared.clone() }, Receiver { messages, shared })
 }

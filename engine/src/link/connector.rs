@@ -267,8 +267,11 @@ impl Inner {
                         sleep(backoff.next()).await;
                     }
                 }
-                Ok(established) = better => self.install(established),
-                else => {}
+                made = better => {
+                    if let Ok(established) = made {
+                        self.install(established);
+                    }
+                }
             }
         }
     }
@@ -306,7 +309,7 @@ impl Inner {
 
     /// From a TCP connection to one the pair session can use.
     pub(super) async fn establish(&self, tcp: TcpStream, path: Path) -> Result<Established, LinkError> {
-        let kernel = socket::prepare(&tcp)?;
+        socket::prepare(&tcp)?;
         let limit = self.config.timing.greeting;
         let LinkConfig { greeting, peer, side, .. } = &self.config;
         let greeted = timeout(limit, async {
@@ -324,7 +327,7 @@ impl Inner {
             compression: self.config.compression,
             bulk_cap_bytes_per_s: self.config.bulk_cap_bytes_per_s,
         };
-        let (sender, receiver) = connection::start(stream, kernel, greeted, setup);
+        let (sender, receiver) = connection::start(stream, greeted, setup);
         Ok(Established { sender, receiver, keys, path, peer, peer_epoch })
     }
 

@@ -4,7 +4,7 @@
 //! rest in order, within a budget of bytes; when that is used up it stops reading.
 
 use super::{
-    connection::{RECEIVE_ROOM_BYTES, Received, Shared},
+    connection::{PINGS_MAX, RECEIVE_ROOM_BYTES, Received, Shared},
     error::LinkError,
 };
 use lockstep_wire::{Deframer, Epoch, Frame, Message, Ping};
@@ -120,10 +120,12 @@ impl Reader<'_> {
         let Some(round_trip_us) = self.shared.now_us().checked_sub(nonce) else { return };
         let round_trip_us = u32::try_from(round_trip_us).unwrap_or(u32::MAX);
         self.shared.stats.round_trip(round_trip_us);
-        let mut samples = self.shared.round_trips.lock().unwrap_or_else(PoisonError::into_inner);
-        // The writer takes them with its next frame or ping; more than a few have no use.
-        if samples.len() < 16 {
-            samples.push(round_trip_us);
+        let mut answered = self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        // The writer takes them at its next step. More than it ever has under way are not its own.
+        if answered.len() < PINGS_MAX {
+            answered.push((nonce, round_trip_us));
         }
+        drop(answered);
+        self.shared.work.notify_one();
     }
 }

@@ -1,9 +1,8 @@
-//! The TCP socket: where it is bound, its options, and what the kernel holds of it.
+//! The TCP socket: where it is bound, and its options.
 //!
-//! Used by the connector to make sockets and by the writer to pace. Knows nothing of TLS or frames.
+//! Used by the connector. Knows nothing of TLS or frames.
 
 use super::error::LinkError;
-use rustix::fd::{AsFd, OwnedFd};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -108,30 +107,11 @@ impl PathConfig {
     }
 }
 
-/// Sets the options of a connected socket and gives a handle to ask the kernel with.
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<KernelQueue> {
+/// Sets the options of a connected socket.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
     socket.set_priority(PRIORITY_BULK)?;
     socket.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(KernelQueue(stream.as_fd().try_clone_to_owned()?))
-}
-
-/// Asks how much of a connection the kernel still holds.
-#[derive(Debug)]
-pub(crate) struct KernelQueue(OwnedFd);
-
-impl KernelQueue {
-    /// Bytes not yet acknowledged by the peer's kernel, sent or not.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        // SAFETY: TIOCOUTQ (SIOCOUTQ) on a socket writes one int, which is what the getter's output is.
-        let query = unsafe {
-            rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, std::ffi::c_int>::new()
-        };
-        // SAFETY: the descriptor is an open socket and the request above fits it.
-        let held = unsafe { rustix::ioctl::ioctl(&self.0, query) };
-        // A connection that is gone holds nothing.
-        held.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0))
-    }
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }

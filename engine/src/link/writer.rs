@@ -1,19 +1,19 @@
 //! The writing task of a connection: picks what goes next, stamps, packs and writes it.
 //!
 //! Pings on its own, because only here the moment of sending is known. A frame that has begun is
-//! always finished, so the longest wait of an acknowledgement is one frame and what the kernel holds.
+//! always finished, so the longest wait of an acknowledgement is one frame and what is on its way.
 
 use super::{
     compression::{CompressionSetting, Packer},
-    connection::{Shared, last_words},
+    connection::{PINGS_MAX, Shared, last_words},
     error::LinkError,
     pacing::{Pacer, RateMeter},
     queue::{Class, Pick, Queued},
-    socket::KernelQueue,
 };
 use bytes::{Bytes, BytesMut};
 use lockstep_wire::{Frame, FrameHeader, Goodbye, Message, Ping};
 use std::{
+    collections::VecDeque,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -25,39 +25,36 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The greeting was frame 0 of each direction.
 const FIRST_SEQUENCE: u64 = 1;
 
-/// Bulk counts as going on until this long after its last frame.
-const BULK_RECENT_US: u64 = 100_000;
-
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    kernel: KernelQueue,
     pacer: Pacer,
     meter: RateMeter,
     packer: Packer,
     sequence: u64,
     written_bytes: u64,
     next_ping_us: u64,
-    last_bulk_us: Option<u64>,
+    /// Pings under way: nonce, and the bytes written before it.
+    pings: VecDeque<(u64, u64)>,
+    confirmed_bytes: u64,
     buffer: BytesMut,
 }
 
 impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        kernel: KernelQueue,
         compression: CompressionSetting,
         cap_bytes_per_s: Option<u64>,
     ) -> Self {
         Self {
             shared,
-            kernel,
             pacer: Pacer::new(cap_bytes_per_s),
             meter: RateMeter::default(),
             packer: Packer::new(compression),
             sequence: FIRST_SEQUENCE,
             written_bytes: 0,
             next_ping_us: 0,
-            last_bulk_us: None,
+            pings: VecDeque::new(),
+            confirmed_bytes: 0,
             buffer: BytesMut::new(),
         }
     }
@@ -79,25 +76,22 @@ impl Writer {
 
     /// Writes one frame, or waits for something to do.
     async fn step<W: AsyncWrite + Unpin>(&mut self, stream: &mut W) -> Result<(), LinkError> {
-        let held_bytes = self.measure();
         let now_us = self.shared.now_us();
+        let unconfirmed_bytes = self.measure(now_us);
         if now_us >= self.next_ping_us {
-            self.next_ping_us = now_us + self.ping_period_us(now_us);
-            let message = Message::Ping(Ping { nonce: now_us, answer: false });
-            return self.write(stream, message_frame(&message)).await;
+            return self.ping(stream, now_us).await;
         }
         let (pick, wait_us) = {
             let mut queue = self.shared.queue();
-            let wait_us = if queue.has_bulk_head() { self.pacer.bulk_wait_us(now_us, held_bytes) } else { 0 };
+            let wait_us =
+                if queue.has_bulk_head() { self.pacer.bulk_wait_us(now_us, unconfirmed_bytes) } else { 0 };
             (queue.pick(wait_us == 0), wait_us)
         };
         match pick {
             Pick::Frame(queued) => {
                 if queued.class == Class::Bulk {
                     self.pacer.on_bulk(now_us, queued.body.len() as u64);
-                    self.last_bulk_us = Some(now_us);
-                    // From the rate of an idle connection to the rate that steers the pacing.
-                    self.next_ping_us = self.next_ping_us.min(now_us + self.ping_period_us(now_us));
+                    self.next_ping_us = now_us;
                 }
                 self.write(stream, queued).await
             }
@@ -118,22 +112,32 @@ impl Writer {
         }
     }
 
-    /// Feeds pacing and rate with what the kernel and the pings say.
-    fn measure(&mut self) -> u64 {
-        let samples =
-            std::mem::take(&mut *self.shared.round_trips.lock().unwrap_or_else(PoisonError::into_inner));
-        for round_trip_us in samples {
-            self.pacer.on_round_trip(round_trip_us);
+    /// Sends a ping; its answer confirms everything written before it.
+    async fn ping<W: AsyncWrite + Unpin>(&mut self, stream: &mut W, now_us: u64) -> Result<(), LinkError> {
+        self.next_ping_us = now_us + self.shared.timing.ping.as_micros() as u64;
+        if self.pings.len() == PINGS_MAX {
+            self.pings.pop_front();
         }
-        let held_bytes = self.kernel.held_bytes();
-        self.meter.observe(self.shared.now_us(), self.written_bytes, held_bytes);
-        held_bytes
+        self.pings.push_back((now_us, self.written_bytes));
+        let message = Message::Ping(Ping { nonce: now_us, answer: false });
+        self.write(stream, message_frame(&message)).await
     }
 
-    fn ping_period_us(&self, now_us: u64) -> u64 {
-        let bulk = self.last_bulk_us.is_some_and(|last| now_us - last < BULK_RECENT_US);
-        let timing = &self.shared.timing;
-        (if bulk { timing.ping_under_bulk } else { timing.ping }).as_micros() as u64
+    /// Feeds pacing and rate with what the pings say; gives the bytes not yet confirmed.
+    fn measure(&mut self, now_us: u64) -> u64 {
+        let answered =
+            std::mem::take(&mut *self.shared.answered.lock().unwrap_or_else(PoisonError::into_inner));
+        for (nonce, round_trip_us) in answered {
+            // An answer to nothing we asked is ignored.
+            if let Some(at) = self.pings.iter().position(|(sent, _)| *sent == nonce) {
+                self.confirmed_bytes = self.pings[at].1;
+                self.pings.drain(..=at);
+                self.pacer.on_round_trip(nonce + u64::from(round_trip_us), round_trip_us);
+            }
+        }
+        let unconfirmed_bytes = self.written_bytes - self.confirmed_bytes;
+        self.meter.observe(now_us, self.written_bytes, unconfirmed_bytes);
+        unconfirmed_bytes
     }
 
     /// Waits for work, for the next ping, or for `at_most_us`.
