@@ -4,12 +4,14 @@
 //! machine's mount namespace. `--disk loop` needs root and `mkfs.xfs`, the only program the lab
 //! calls.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lockstep_engine::link::{CERTIFICATE_FILE, KEY_FILE};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Pid;
 
@@ -46,10 +48,35 @@ pub(super) fn make(home: &Home, node: Node, disk: Disk) -> Result<()> {
 
 /// Mounts a node's disk in the calling machine's mount namespace; after a power loss this is XFS's
 /// log recovery.
-pub(super) fn mount_data(home: &Home, node: Node, disk: Disk) -> Result<()> {
+pub(super) fn mount_disk(home: &Home, node: Node, disk: Disk) -> Result<()> {
     if disk == Disk::Dir {
-        return Ok(());
+        return furnish(home, node);
     }
+    mount_loop(home, node)?;
+    furnish(home, node)?;
+    // The identity survives even the first power loss.
+    let root = File::open(home.disk(node)).context("the node's disk")?;
+    rustix::fs::syncfs(&root).context("the node's disk")
+}
+
+/// Gives a fresh disk its folders and the node its identity.
+fn furnish(home: &Home, node: Node) -> Result<()> {
+    let (state, seed) = (home.state(node), home.seed(node));
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    for dir in [&state, &home.data(node)] {
+        private.create(dir).with_context(|| dir.display().to_string())?;
+    }
+    for name in [CERTIFICATE_FILE, KEY_FILE] {
+        let (from, to) = (seed.join(name), state.join(name));
+        if !to.exists() {
+            std::fs::copy(&from, &to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn mount_loop(home: &Home, node: Node) -> Result<()> {
     let deadline = Instant::now() + REMOUNT_DEADLINE;
     loop {
         // A new device each time: the old one may still be closing.
@@ -68,9 +95,9 @@ struct LoopDevice {
 }
 
 fn mount_once(device: &LoopDevice, home: &Home, node: Node) -> Result<()> {
-    let data = home.data(node);
-    mount(device.path.as_str(), &data, "xfs", MountFlags::NODEV | MountFlags::NOSUID, None)
-        .with_context(|| format!("mounting {} at {}", device.path, data.display()))
+    let disk = home.disk(node);
+    mount(device.path.as_str(), &disk, "xfs", MountFlags::NODEV | MountFlags::NOSUID, None)
+        .with_context(|| format!("mounting {} at {}", device.path, disk.display()))
 }
 
 /// `LOOP_CTL_GET_FREE` (linux/loop.h).
@@ -134,8 +161,8 @@ fn attach(home: &Home, node: Node) -> Result<LoopDevice> {
 
 /// Shuts the machine's file system down without writing its log: what was not synced is lost.
 pub(super) fn lose_power(machine: Pid, home: &Home, node: Node) -> Result<()> {
-    let data = home.data(node);
-    let inside = format!("/proc/{}/root{}", machine.as_raw_nonzero(), data.display());
+    let disk = home.disk(node);
+    let inside = format!("/proc/{}/root{}", machine.as_raw_nonzero(), disk.display());
     let root = File::open(&inside).with_context(|| inside.clone())?;
     shut_down(std::os::fd::AsFd::as_fd(&root))
         .with_context(|| format!("shutting down the file system at {inside}"))

@@ -29,7 +29,7 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
     let mut fingerprints = Vec::new();
     for node in Node::ALL {
         let identity = Identity::generate(node.name())?;
-        identity.save(&home.state(node), false)?;
+        identity.save(&home.seed(node), false)?;
         fingerprints.push(identity.fingerprint().to_string());
     }
     let mut vip = Vec::new();

@@ -241,9 +241,19 @@ impl Home {
         self.root.join(node.name())
     }
 
-    /// A node's state folder, kept over power cycles.
+    /// Where a node's disk is mounted, or a plain folder.
+    pub(super) fn disk(&self, node: Node) -> PathBuf {
+        self.node(node).join("disk")
+    }
+
+    /// A node's state folder, on its disk. With `--disk loop` only the node itself sees it.
     pub fn state(&self, node: Node) -> PathBuf {
-        self.node(node).join("state")
+        self.disk(node).join("state")
+    }
+
+    /// A node's identity before its disk is mounted for the first time.
+    pub(super) fn seed(&self, node: Node) -> PathBuf {
+        self.node(node).join("seed")
     }
 
     /// A node's run-time folder with its agent's socket.
@@ -251,9 +261,9 @@ impl Home {
         self.node(node).join("run")
     }
 
-    /// A node's data folder, kept over power cycles.
+    /// A node's data folder, on its disk.
     pub fn data(&self, node: Node) -> PathBuf {
-        self.node(node).join("data")
+        self.disk(node).join("data")
     }
 
     /// What a node's agent prints.

@@ -33,11 +33,12 @@ pub(super) fn run(host: Host, home: &Home) -> Result<()> {
     )
     .context("namespaces of the machine")?;
     namespace::own_mounts()?;
+    namespace::own_sys();
     rustix::system::sethostname(host.name().as_bytes()).context("host name")?;
     let spec = Spec::load(home)?;
     let node = host.node();
     if let Some(node) = node {
-        disk::mount_data(home, node, spec.disk)?;
+        disk::mount_disk(home, node, spec.disk)?;
     }
     answer("ready")?;
     let mut orders = std::io::stdin().lock().lines();

@@ -54,6 +54,15 @@ pub(super) fn own_mounts() -> Result<()> {
     )
 }
 
+/// Shows this network namespace's interfaces in /sys. Where that is not allowed (a container in a
+/// container) /sys goes on showing the host's, which only misleads people: the agents use netlink.
+pub(super) fn own_sys() {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    if let Err(e) = mount("sysfs", "/sys", "sysfs", flags, None) {
+        eprintln!("/sys shows the host's interfaces: {e}");
+    }
+}
+
 /// A network namespace kept by a descriptor, with a socket to change it.
 pub(super) struct Network {
     pub(super) namespace: OwnedFd,

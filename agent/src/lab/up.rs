@@ -81,10 +81,17 @@ pub(super) fn down(home: &Home) -> Result<()> {
 fn remove(home: &Home) -> Result<()> {
     match std::fs::remove_dir_all(home.root()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("removing {}", home.root().display()))
+            return Err(e).with_context(|| format!("removing {}", home.root().display()));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // The folder around it too, if it is the lab's own and the last lab is gone.
+    if std::env::var_os("LOCKSTEP_LAB_DIR").is_none()
+        && let Some(base) = home.root().parent()
+    {
+        let _ = std::fs::remove_dir(base);
+    }
+    Ok(())
 }
 
 fn prepare(home: &Home, wishes: &Wishes<'_>) -> Result<()> {
@@ -104,9 +111,9 @@ fn prepare(home: &Home, wishes: &Wishes<'_>) -> Result<()> {
     symlink(std::env::current_exe().context("own program")?, home.bin().join("lockstep"))
         .context("bin/lockstep")?;
     for node in Node::ALL {
-        make(&home.state(node))?;
+        make(&home.seed(node))?;
         make(&home.run(node))?;
-        make(&home.data(node))?;
+        make(&home.disk(node))?;
         disk::make(home, node, wishes.disk)?;
     }
     generate::write(home, wishes)?.save(home)

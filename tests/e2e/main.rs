@@ -1,0 +1,8 @@
+//! End-to-end tests: the real binary on real nodes, each test in a lab of its own.
+//!
+//! They need root or a user namespace; a test that needs more says so in its failure.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod lab;
+mod lab_end;
