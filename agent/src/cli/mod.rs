@@ -15,17 +15,15 @@ mod tests;
 
 pub use exit::Exit;
 
-use crate::config::Paths;
-use crate::lab;
+use crate::{config::Paths, demo, lab};
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 /// High availability for a SQLite application on two boxes and a cable.
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 done but not in sync, 5 timed out."
-)]
+#[command(after_help = "Try it on this machine: `lockstep demo`.\n\
+    Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 done but not in sync, 5 timed out.")]
 pub struct Cli {
     #[command(flatten)]
     paths: Paths,
@@ -53,6 +51,17 @@ enum Verb {
     Snapshot(operate::SnapshotArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
+    /// Pull the plug of a pair on this one machine and see what happens.
+    Demo(demo::DemoArgs),
+    /// The demonstration's application.
+    #[command(hide = true)]
+    DemoApp(demo::AppArgs),
+    /// The demonstration's client.
+    #[command(hide = true)]
+    DemoClient(demo::ClientArgs),
+    /// The demonstration's last look at a database.
+    #[command(hide = true)]
+    DemoVerify(demo::VerifyArgs),
     /// Try it on this machine: two nodes, a client and their cables.
     Lab(lab::LabCommand),
     #[command(flatten)]
@@ -89,6 +98,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Failback(args) => operate::failback(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
         Verb::Quarantine(args) => quarantine::run(&args, &paths),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::DemoApp(args) => demo::run_app(&args, &paths),
+        Verb::DemoClient(args) => demo::run_client(&args),
+        Verb::DemoVerify(args) => demo::run_verify(&args),
         Verb::Lab(command) => lab::run(command).map(Exit::Program),
         Verb::LabProcess(process) => lab::run_process(process).map(|()| Exit::Done),
         Verb::Completions(args) => manual::completions(&args),

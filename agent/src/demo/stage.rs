@@ -1,0 +1,200 @@
+//! The lab, as the demonstration uses it: the program's own `lab` verbs in child processes.
+//!
+//! Child processes, because entering a machine needs a process of one thread, and because this
+//! is what a reader can type. The lab goes down when the stage is dropped.
+
+use super::client::Progress;
+use crate::{
+    control::{Answer, Request, ask},
+    lab::{Home, Node, sniffer::Observations},
+    status::PairStatus,
+};
+use anyhow::{Context, bail, ensure};
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// One demonstration at a time.
+const LAB: &str = "demo";
+
+/// An agent answers from memory; while it is being killed it does not answer at all.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often the stage looks whether something has happened.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A lab that is up.
+pub(super) struct Stage {
+    home: Home,
+    keep: bool,
+}
+
+impl Stage {
+    /// Two nodes in sync with the demonstration's application on `a`.
+    pub(super) fn up(app: &str, disk: &str, profile: &str, keep: bool) -> anyhow::Result<Self> {
+        let stage = Self { home: Home::of(LAB)?, keep };
+        // A lab that is there already is somebody's: only one that came up here goes down here.
+        run(&["up", "--app", app, "--disk", disk, "--profile", profile])?;
+        Ok(stage)
+    }
+
+    /// Where the demonstration puts its own files.
+    pub(super) fn folder(&self) -> &Path {
+        self.home.root()
+    }
+
+    /// A `lab` verb.
+    pub(super) fn lab(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        run(arguments)
+    }
+
+    /// What a node says about its pair; None while its agent does not answer.
+    pub(super) fn pair(&self, node: Node) -> Option<PairStatus> {
+        match ask(&self.socket(node), &Request::Status {}, STATUS_TIMEOUT) {
+            Ok(Answer::Status(status)) => status.pairs.into_iter().next(),
+            _ => None,
+        }
+    }
+
+    /// Asks a node's agent to do something, to its end.
+    pub(super) fn operate(&self, node: Node, request: &Request, within: Duration) -> anyhow::Result<String> {
+        match ask(&self.socket(node), request, within)? {
+            Answer::Done(done) => Ok(done.sentence),
+            Answer::Error(failure) => bail!("node {} refused: {failure}", node.name()),
+            other => bail!("node {} answered {other:?}", node.name()),
+        }
+    }
+
+    fn socket(&self, node: Node) -> PathBuf {
+        self.home.run(node).join("agent.sock")
+    }
+
+    /// Where a node's database is.
+    pub(super) fn database(&self, node: Node) -> anyhow::Result<String> {
+        let status: serde_json::Value = serde_json::from_slice(&run(&["status", "--json"])?)?;
+        let databases = status["nodes"][node.name()]["databases"].as_object();
+        let path = databases.and_then(|databases| databases.values().next()?.as_str());
+        Ok(path.context("the lab names no database")?.to_owned())
+    }
+
+    /// Ends the watch on the switch.
+    pub(super) fn observations(&self) -> anyhow::Result<Observations> {
+        let seen = run(&["sniff-stop"])?;
+        serde_json::from_slice(&seen).context("what the lab's watcher saw")
+    }
+
+    /// The client, on its machine.
+    pub(super) fn client(&self, arguments: &[String]) -> anyhow::Result<Client> {
+        let mut command = lab_command(&["exec", "c", "--"])?;
+        command.arg(std::env::current_exe()?).arg("demo-client").args(arguments);
+        Client::start(command)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Err(error) = run(&["down"]) {
+            eprintln!("the lab stays: {error:#}");
+        }
+    }
+}
+
+fn lab_command(arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("own program")?);
+    command.args(["lab", "--name", LAB]).args(arguments).stdin(Stdio::null());
+    Ok(command)
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let output =
+        lab_command(arguments)?.stderr(Stdio::inherit()).output().context("starting `lockstep lab`")?;
+    ensure!(output.status.success(), "`lockstep lab {}` failed ({})", arguments.join(" "), output.status);
+    Ok(output.stdout)
+}
+
+/// Waits for something to be true, looking every few milliseconds.
+pub(super) fn until<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "{what} did not happen within {} s", within.as_secs());
+        thread::sleep(LOOK);
+    }
+}
+
+/// The running client; ends with the demonstration.
+pub(super) struct Client {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    latest: Arc<Mutex<Progress>>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Client {
+    /// Starts a command that tells progress in lines.
+    pub(super) fn start(mut command: Command) -> anyhow::Result<Self> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the client")?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let latest = Arc::new(Mutex::new(Progress::default()));
+        let reader = thread::spawn({
+            let latest = Arc::clone(&latest);
+            move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    match serde_json::from_str(&line) {
+                        Ok(progress) => *latest.lock().unwrap_or_else(PoisonError::into_inner) = progress,
+                        Err(_) => eprintln!("client: {line}"),
+                    }
+                }
+            }
+        });
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, latest, reader: Some(reader) })
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> Progress {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets it end, and takes what it measured.
+    pub(super) fn stop(mut self) -> anyhow::Result<Progress> {
+        drop(self.stdin.take());
+        let ended = self.child.wait().context("waiting for the client")?;
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+        ensure!(ended.success(), "the client failed ({ended})");
+        Ok(self.progress())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // After `stop` it has ended already, and both calls do nothing.
+        drop(self.stdin.take());
+        if let Err(error) = self.child.wait() {
+            eprintln!("the client: {error}");
+        }
+    }
+}
+
+/// A word of a shell line.
+pub(super) fn quoted(word: &OsStr) -> String {
+    format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))
+}
