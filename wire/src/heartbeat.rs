@@ -64,6 +64,28 @@ pub struct Heartbeat {
     pub solo_commits: u64,
 }
 
+impl Heartbeat {
+    /// Replaces the contents of `out` by the plain text of the datagram. Does not allocate once
+    /// `out` has grown.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        out.clear();
+        prost::Message::encode(self, out).expect("a Vec takes any length");
+    }
+
+    /// A heartbeat from plain text; unknown fields are skipped.
+    ///
+    /// # Errors
+    /// What the decoder found; the bytes are not a heartbeat.
+    pub fn from_plain(plain: &[u8]) -> Result<Self, prost::DecodeError> {
+        prost::Message::decode(plain)
+    }
+
+    /// The epoch it carries.
+    pub fn epoch(&self) -> crate::Epoch {
+        crate::Epoch { counter: self.epoch_counter, node: crate::NodeId(self.epoch_node) }
+    }
+}
+
 /// What a heartbeat says besides "I am alive".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]

@@ -5,7 +5,7 @@
 
 use crate::detector::Detector;
 use crate::event::{Path, VipProbe};
-use crate::grant::{ReceivedGrant, epoch_of};
+use crate::grant::ReceivedGrant;
 use crate::profile::Timing;
 use crate::table::{Peer, Vip};
 use crate::time::Time;
@@ -112,7 +112,7 @@ impl Evidence {
         let us = |us: u32| Duration::from_micros(u64::from(us));
         self.detector.on_heard(path, at, us(heartbeat.lease_us), us(heartbeat.period_us));
         if heartbeat.echo_session == self.session.0 && heartbeat.echo_sent_us != 0 {
-            let echo = (Time::from_us(heartbeat.echo_sent_us), epoch_of(heartbeat));
+            let echo = (Time::from_us(heartbeat.echo_sent_us), heartbeat.epoch());
             if self.echoed.is_none_or(|(sent, _)| echo.0 >= sent) {
                 self.echoed = Some(echo);
             }

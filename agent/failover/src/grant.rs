@@ -19,7 +19,7 @@ impl ReceivedGrant {
     /// Takes what a heartbeat of the active grants. Returns true when it carried a grant for us:
     /// of our epoch, for our present session.
     pub fn on_heartbeat(&mut self, heartbeat: &Heartbeat, session: SessionId, epoch: Epoch) -> bool {
-        let same_epoch = epoch_of(heartbeat) == epoch;
+        let same_epoch = heartbeat.epoch() == epoch;
         if same_epoch && heartbeat.solo {
             self.until = None;
         }
@@ -75,9 +75,4 @@ impl SentGrant {
     pub fn over_at(&self, timing: &Timing) -> Time {
         self.last_sent + timing.grant_wait()
     }
-}
-
-/// The epoch a heartbeat carries.
-pub fn epoch_of(heartbeat: &Heartbeat) -> Epoch {
-    Epoch { counter: heartbeat.epoch_counter, node: lockstep_wire::NodeId(heartbeat.epoch_node) }
 }

@@ -6,7 +6,6 @@
 //! Lives in the heartbeat thread; the machine only permits. A withdrawn permit ends the renewals and
 //! nothing else: the release ends the VIP's connections while the element still lives.
 
-use crate::grant::epoch_of;
 use crate::profile::{PERMIT_AGE, Timing};
 use crate::time::Time;
 use lockstep_wire::{Epoch, Heartbeat, Intent, SessionId};
@@ -106,7 +105,7 @@ impl Lease {
     /// what it *says* counts; that it was heard counts always.
     pub fn on_received(&mut self, heartbeat: &Heartbeat, session: SessionId, at: Time, is_newest: bool) {
         self.heard = self.heard.max(Some(at));
-        let peer_epoch = epoch_of(heartbeat);
+        let peer_epoch = heartbeat.epoch();
         let Some((permit, _)) = self.permit else {
             self.note_words(heartbeat, session, Epoch::NONE, is_newest);
             return;

@@ -24,7 +24,7 @@ mod time;
 
 pub use action::{Action, Engine, Voice};
 pub use event::{Event, Path, Request};
-pub use lease::{Lapse, Lease, Permit};
+pub use lease::{Judgement, Lapse, Lease, Permit};
 pub use machine::{Config, FailoverType, Machine, Role};
 pub use profile::{Profile, Timing};
 pub use pulse::{Pulse, Report};

@@ -8,7 +8,6 @@ use super::release::Releasing;
 use super::{Machine, Phase};
 use crate::action::{Action, Engine, Severity};
 use crate::event::Event;
-use crate::grant::epoch_of;
 use crate::profile::SOLO_PATIENCE;
 use crate::state::PairState;
 use crate::table::{Peer, Who};
@@ -174,7 +173,7 @@ impl Machine {
     fn is_outdated_confirmed(&self) -> bool {
         let Some(word) = self.evidence.word.map(|word| word.heartbeat) else { return false };
         word.outdated
-            && epoch_of(&word) == self.state.epoch
+            && word.epoch() == self.state.epoch
             && word.echo_session == self.config.session.0
             && word.echo_sent_us > self.sent_grant.last_sent().as_us()
     }
@@ -197,7 +196,7 @@ impl Machine {
             && self.evidence.engine_in_sync
             && !self.hands_off()
             && self.newest_intent() == Intent::SwitchoverWanted
-            && self.evidence.word.is_some_and(|word| epoch_of(&word.heartbeat) == self.state.epoch)
+            && self.evidence.word.is_some_and(|word| word.heartbeat.epoch() == self.state.epoch)
             && self.evidence.peer_hears_us(&self.config.timing, self.now)
     }
 

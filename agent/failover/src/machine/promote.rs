@@ -146,7 +146,7 @@ impl Machine {
     fn release_stands(&self) -> bool {
         let word = self.evidence.word.map(|word| word.heartbeat);
         self.newest_intent() == Intent::Released
-            && word.is_some_and(|word| crate::grant::epoch_of(&word) == self.state.epoch)
+            && word.is_some_and(|word| word.epoch() == self.state.epoch)
             && !self.state.outdated
     }
 

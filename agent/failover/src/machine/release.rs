@@ -9,7 +9,6 @@ use super::opening::Opening;
 use super::{Machine, Phase, RETRY};
 use crate::action::{Action, Engine, Severity, Voice};
 use crate::event::Event;
-use crate::grant::epoch_of;
 use crate::state::PairState;
 use crate::table::Peer;
 use crate::time::Time;
@@ -198,7 +197,7 @@ impl Machine {
         let word = self.evidence.word.map(|word| word.heartbeat);
         let refused = self.newest_intent() == Intent::Refused
             && word.is_some_and(|word| {
-                epoch_of(&word) == self.state.epoch
+                word.epoch() == self.state.epoch
                     && word.echo_session == self.config.session.0
                     && word.echo_sent_us > at.as_us()
             });

@@ -4,7 +4,6 @@
 use super::promote::Promoting;
 use super::{Machine, Phase};
 use crate::action::{Action, Engine, Severity, Voice};
-use crate::grant::epoch_of;
 use crate::state::PairState;
 use crate::table::{Verdict, Who};
 use crate::time::Time;
@@ -77,7 +76,7 @@ impl Machine {
     fn told(&mut self) -> Option<PairState> {
         let word = self.evidence.word?.heartbeat;
         let mut state = self.state.clone();
-        if epoch_of(&word) == state.epoch {
+        if word.epoch() == state.epoch {
             let ours = word.echo_session == self.config.session.0 && word.echo_sent_us != 0;
             if word.solo {
                 state.outdated = true;
@@ -106,7 +105,7 @@ impl Machine {
     fn is_released_to_us(&self) -> bool {
         let Some(word) = self.evidence.word.map(|word| word.heartbeat) else { return false };
         self.newest_intent() == Intent::Released
-            && epoch_of(&word) == self.state.epoch
+            && word.epoch() == self.state.epoch
             && word.echo_session == self.config.session.0
             && word.echo_sent_us != 0
             && self.state.refused != Some(self.state.epoch)

@@ -1,7 +1,6 @@
 //! The evidence as the table sees it, for each of the three questions.
 
 use super::{FailoverType, Machine, Role};
-use crate::grant::epoch_of;
 use crate::profile::stretched;
 use crate::state::{PairState, Was};
 use crate::table::{Peer, Relation, Row, View, WasKind, Who, row_for};
@@ -36,7 +35,7 @@ impl Machine {
                 && evidence.word.is_some_and(|word| {
                     word.heartbeat.solo
                         && !word.heartbeat.active
-                        && epoch_of(&word.heartbeat) != self.state.epoch
+                        && word.heartbeat.epoch() != self.state.epoch
                 }),
             last_active: self.state.epoch.node == self.config.node && self.state.epoch != Epoch::NONE,
             primary: self.config.role == Role::Primary,
@@ -69,7 +68,7 @@ impl Machine {
         else {
             return Relation::Unheard;
         };
-        let theirs = epoch_of(&word.heartbeat);
+        let theirs = word.heartbeat.epoch();
         match theirs.cmp(&self.state.epoch) {
             _ if word.heartbeat.active && theirs >= self.state.epoch && theirs.node != self.config.node => {
                 Relation::Serves
@@ -83,7 +82,7 @@ impl Machine {
     /// The newest epoch the peer was heard with, if it is higher than ours.
     pub(super) fn higher_epoch(&self) -> Option<Epoch> {
         let word = self.evidence.word?;
-        Some(epoch_of(&word.heartbeat)).filter(|epoch| *epoch > self.state.epoch)
+        Some(word.heartbeat.epoch()).filter(|epoch| *epoch > self.state.epoch)
     }
 }
 
