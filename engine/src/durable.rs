@@ -271,3 +271,40 @@ fn directory_of(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::SimulatedDisk;
+
+    #[test]
+    fn a_replaced_file_is_old_or_new_after_any_crash_and_new_once_the_call_returned() {
+        let world = SimulatedDisk::default();
+        let disk = Backend::Simulated(world.clone());
+        let path = Path::new("/state/pair.state");
+        let write = |text: &'static str| {
+            write_file_durably(&disk, path, Bytes::from(text)).now_or_never().unwrap().unwrap();
+            world.moment()
+        };
+        let old = write("the old contents");
+        let new = write("new");
+        for moment in old..=new {
+            for seed in 0..50 {
+                let found = world.crash_image(moment, seed).contents(path).unwrap();
+                let sound = found == b"new" || (found == b"the old contents" && moment < new);
+                assert!(sound, "moment {moment} seed {seed}: {:?}", String::from_utf8_lossy(&found));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_replaced_without_a_data_thread_also_inside_a_runtime() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("pair.state");
+        write_file_durably_blocking(&path, "one").unwrap();
+        write_file_durably_blocking(&path, "two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        let error = write_file_durably_blocking(&dir.path().join("none/pair.state"), "x").unwrap_err();
+        assert!(error.to_string().contains("none/pair.state"), "{error}");
+    }
+}

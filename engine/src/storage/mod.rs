@@ -11,6 +11,8 @@ mod error;
 mod posix;
 mod run;
 mod simulated;
+#[cfg(test)]
+mod tests;
 mod uring;
 
 pub use backend::{Backend, DiskFile};

@@ -249,3 +249,35 @@ fn frames_whose_sync_failed_are_never_taken_for_durable() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_rewind_that_returned_is_on_disk_whatever_follows() {
+    run(BackendChoice::Blocking, async |_, _| {
+        let disk = SimulatedDisk::default();
+        let config = config_in(Path::new("/simulated"));
+        let mut source = Source::new(1024);
+        source.commit();
+        let mut mirror = Mirror::open(Backend::Simulated(disk.clone()), config.clone()).await.unwrap();
+        super::copy(&mut mirror, &mut source).await.unwrap();
+        let kept = mirror.point();
+        source.commit();
+        source.commit();
+        let again = source.news(2);
+        feed(&mut mirror, again.clone()).await.unwrap();
+        mirror.flush().await.unwrap();
+        let rewind = lockstep_wire::Rewind {
+            generation: kept.position.generation.0,
+            frame: kept.position.frame.0,
+            chain: kept.chain.packed(),
+        };
+        mirror.rewind(rewind).await.unwrap();
+        // The same first frame comes again; the frames that followed it once must not come back with it.
+        feed(&mut mirror, again[..1].to_vec()).await.unwrap();
+        for seed in 0..50 {
+            let image = Backend::Simulated(disk.crash_image(disk.moment(), seed));
+            let found = Mirror::open(image, config.clone()).await.unwrap();
+            assert_eq!(found.point(), kept);
+        }
+    })
+    .unwrap();
+}
