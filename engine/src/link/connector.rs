@@ -34,7 +34,7 @@ use tokio::{
 /// A connection that lived this long ends the back-off: the next attempt is immediate again.
 const STABLE: Duration = Duration::from_secs(1);
 
-/// Handshakes at once on one path. A peer needs one; the rest are strangers.
+/// Handshakes at once on one path. A peer needs one.
 const HANDSHAKES_MAX: usize = 8;
 
 /// Which cable a connection uses.
@@ -346,8 +346,13 @@ impl Inner {
             };
             let mut handshakes = JoinSet::new();
             // Out of descriptors or memory ends the loop: listen anew after a pause.
-            while let Ok((tcp, _)) = listener.accept().await {
+            while let Ok((tcp, from)) = listener.accept().await {
                 while handshakes.try_join_next().is_some() {}
+                if from.ip() != config.peer {
+                    // Strangers get no handshake, so they cannot take the places of the peer's.
+                    self.failed(path, &LinkError::Stranger { from: from.ip(), expected: config.peer });
+                    continue;
+                }
                 if handshakes.len() < HANDSHAKES_MAX {
                     let inner = self.clone();
                     handshakes.spawn(async move {

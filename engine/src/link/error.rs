@@ -5,7 +5,12 @@
 
 use super::identity::Fingerprint;
 use lockstep_wire::{Epoch, FrameError, MessageError, Refusal};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Why a connection was not made, or ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,6 +98,16 @@ pub enum LinkError {
         peer: SocketAddr,
         /// How long was waited.
         after: Duration,
+    },
+    /// Somebody else connected.
+    #[error(
+        "{from} connected, the peer is configured at {expected}: check `peer` here and `address` on the peer; a foreign machine otherwise"
+    )]
+    Stranger {
+        /// Where the connection came from.
+        from: IpAddr,
+        /// The configured address of the peer.
+        expected: IpAddr,
     },
     /// The kernel refused to connect, bind or listen.
     #[error("{what} {address}: {source}: check interface, address and port in the configuration")]

@@ -20,6 +20,9 @@ use tokio::{
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 128 << 10;
 
+/// With less room than this the buffer grows before the next read; growing may copy a half-read frame.
+const READ_MIN_BYTES: usize = 16 << 10;
+
 /// After the end, the peer may take so long to hang up: closing while it still sends would make the
 /// kernel reset the connection and destroy our last words on their way.
 const LINGER: Duration = Duration::from_millis(500);
@@ -67,7 +70,10 @@ impl Reader<'_> {
                 self.shared.stats.received_frame();
                 self.handle(frame).await?;
             }
-            self.deframer.buffer().reserve(READ_BYTES);
+            let buffer = self.deframer.buffer();
+            if buffer.capacity() - buffer.len() < READ_MIN_BYTES {
+                buffer.reserve(READ_BYTES);
+            }
             // Only the wait for the peer counts as its silence, never the wait for our own session.
             let read = stream.read_buf(self.deframer.buffer());
             let bytes =

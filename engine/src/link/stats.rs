@@ -76,6 +76,8 @@ pub struct RoundTrip {
     pub min_us: u32,
     /// The mean.
     pub mean_us: u32,
+    /// Half are at most this.
+    pub p50_us: u32,
     /// Ninety-nine of a hundred are at most this.
     pub p99_us: u32,
 }
@@ -163,6 +165,7 @@ fn round_trip(samples: &[u32]) -> Option<RoundTrip> {
     Some(RoundTrip {
         min_us: *sorted.first()?,
         mean_us: (sum / sorted.len() as u64) as u32,
+        p50_us: sorted[(sorted.len() - 1) / 2],
         p99_us: sorted[(sorted.len() * 99).div_ceil(100) - 1],
     })
 }
@@ -176,7 +179,10 @@ mod tests {
         let stats = LinkStats::default();
         stats.connected(Path::Direct);
         (1..=100).for_each(|us| stats.round_trip(us));
-        assert_eq!(stats.snapshot().round_trip, Some(RoundTrip { min_us: 1, mean_us: 50, p99_us: 99 }));
+        assert_eq!(
+            stats.snapshot().round_trip,
+            Some(RoundTrip { min_us: 1, mean_us: 50, p50_us: 50, p99_us: 99 })
+        );
         stats.connected(Path::Lan);
         assert_eq!(stats.snapshot().round_trip, None);
         assert_eq!(stats.snapshot().connections, 2);

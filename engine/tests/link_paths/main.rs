@@ -201,7 +201,7 @@ fn load(rate: &str, seconds: u64, paced: bool) -> Load {
 fn pacing_keeps_pings_quick(rate: &str, seconds: u64) {
     let (paced, unpaced) = (load(rate, seconds, true), load(rate, seconds, false));
     for (name, load) in [("paced", &paced), ("unpaced", &unpaced)] {
-        let RoundTrip { min_us, mean_us, p99_us } = load.round_trip;
+        let RoundTrip { min_us, mean_us, p99_us, .. } = load.round_trip;
         println!(
             "{rate} {name}: ping min {min_us} us, mean {mean_us} us, p99 {p99_us} us; {} MB/s",
             load.mb_per_s
