@@ -116,6 +116,33 @@ fn a_takeover_hands_stock_sqlite_the_same_database() {
 }
 
 #[test]
+fn a_copy_of_a_database_with_an_empty_wal_follows_on_and_is_taken_over() {
+    on_real_disks(&async |disk, dir| {
+        for follow_on in [false, true] {
+            let dir = dir.join(follow_on.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            let config = config_in(&dir);
+            let mut source = Source::new(4096);
+            source.commit();
+            source.checkpoint("TRUNCATE");
+            let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+            copy(&mut mirror, &mut source).await.unwrap();
+            assert!(mirror.is_complete());
+            mirror.close().await.unwrap();
+            let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+            assert!(mirror.state(1).complete);
+            if follow_on {
+                source.commit();
+                feed(&mut mirror, source.news(100)).await.unwrap();
+            }
+            let taken = mirror.take_over().await.unwrap();
+            assert_eq!(taken.point.position.frame.0, source.frame);
+            assert_eq!(contents(&taken.connection).unwrap(), contents(&source.db).unwrap());
+        }
+    });
+}
+
+#[test]
 fn an_incomplete_mirror_refuses_a_takeover() {
     on_real_disks(&async |disk, dir| {
         let mut mirror = Mirror::open(disk, config_in(dir)).await.unwrap();
