@@ -117,6 +117,11 @@ impl Files {
         self.wal.sync_data().map_err(|e| self.io("write to disk the WAL of", e))
     }
 
+    /// Writes the database file to disk, for the same reason.
+    pub(super) fn sync_database(&self) -> Result<(), CaptureError> {
+        self.database.sync_data().map_err(|e| self.io("write to disk", e))
+    }
+
     /// Whether the names still lead to the files that are open.
     pub(super) fn check_names(&self) -> Result<(), CaptureError> {
         for (file, suffix) in [(&self.database, ""), (&self.wal, "-wal"), (&self.index, "-shm")] {

@@ -13,10 +13,11 @@ use super::files::Files;
 use super::marks::Marks;
 use super::outbox::Outbox;
 use super::pages::PageJob;
-use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus};
+use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus, Shared};
 use crate::wal::{WalHeader, WalIndex, frame_offset};
 use lockstep_wire::{FrameNo, WalGeneration};
 use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A session that has accepted nothing for this long takes no frames: longer than a reconnect of
@@ -82,6 +83,7 @@ pub(super) struct Follower {
     pub(super) jobs: VecDeque<PageJob>,
     pub(super) fresh: Option<WalGeneration>,
     pub(super) status: CaptureStatus,
+    pub(super) shared: Arc<Shared>,
     hold: Hold,
     handed_over: Seen,
     hand_over_from: Instant,
@@ -89,7 +91,11 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Opens the database and holds a read transaction; nothing is published yet.
-    pub(super) fn open(config: CaptureConfig, outbox: Outbox) -> Result<Self, CaptureError> {
+    pub(super) fn open(
+        config: CaptureConfig,
+        outbox: Outbox,
+        shared: Arc<Shared>,
+    ) -> Result<Self, CaptureError> {
         let (path, database, header) = super::admission::admit(&config.path)?;
         let marks = Marks::open(&path)?;
         let files = Files::open(path, database, header.page_size)?;
@@ -104,6 +110,7 @@ impl Follower {
             jobs: VecDeque::new(),
             fresh: None,
             status: CaptureStatus { sqlite_version: header.sqlite_version, ..CaptureStatus::default() },
+            shared,
             hold: Hold { seen: Seen::default(), read0: false, confirmed: false },
             handed_over: Seen::default(),
             hand_over_from: Instant::now(),
@@ -126,12 +133,24 @@ impl Follower {
         self.report(&index);
         self.enforce_retention(&index);
         let mut pace = self.catch_up(&index)?;
+        // A hand-over may wait for the disk; what is known is shown before.
+        self.publish_status();
         pace = pace.max(self.roll_if_needed(&index)?);
         pace = pace.max(self.hand_over_if_due()?);
         pace = pace.max(self.page_step()?);
+        self.publish_status();
+        Ok(pace)
+    }
+
+    /// Shows the status to other threads.
+    pub(super) fn publish_status(&mut self) {
         self.status.taken = self.cursor.point.position;
         self.status.position = self.status.position.max(self.status.taken);
-        Ok(pace)
+        self.status.attached = self.mode == Mode::Publish;
+        let mut shown = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shown != self.status {
+            shown.clone_from(&self.status);
+        }
     }
 
     /// Called when nothing happened for a whole timer period.
@@ -229,7 +248,14 @@ impl Follower {
     /// writer begins the WAL anew.
     fn hand_over(&mut self) -> Result<Pace, CaptureError> {
         self.hand_over_from = Instant::now() + Duration::from_millis(HAND_OVER_PAUSE_MS);
+        // Most of the work is done before writers are stopped.
         self.files.sync_wal()?;
+        self.warn_of(self.marks.checkpoint());
+        self.files.sync_database()?;
+        if self.index()?.is_backfilled() {
+            self.status.handovers += 1;
+            return Ok(Pace::Again);
+        }
         let began = Instant::now();
         if !self.marks.begin_next_writing()? {
             self.status.handovers_busy += 1;
@@ -258,10 +284,15 @@ impl Follower {
         let held_us = began.elapsed().as_micros() as u64;
         self.status.held_max_us = self.status.held_max_us.max(held_us);
         self.status.held_total_us += held_us;
-        if let Err(error) = complete {
-            tracing::warn!(%error, "checkpoint failed; the WAL grows until one succeeds");
-        }
+        self.warn_of(complete);
         Ok(Pace::Again)
+    }
+
+    /// A failed checkpoint (a full disk) loses nothing: frames stay in the WAL.
+    fn warn_of(&self, checkpoint: Result<(), CaptureError>) {
+        if let Err(error) = checkpoint {
+            tracing::warn!(path = %self.files.path.display(), %error, "the WAL grows until a checkpoint succeeds");
+        }
     }
 
     /// Nobody else can write now, so a lock in the way is another reader's or checkpointer's and short.
@@ -325,8 +356,6 @@ impl Follower {
 
     fn report(&mut self, index: &WalIndex) {
         self.status.position = self.cursor.position_at(index);
-        self.status.taken = self.cursor.point.position;
         self.status.wal_bytes = self.wal_bytes(index);
-        self.status.attached = self.mode == Mode::Publish;
     }
 }

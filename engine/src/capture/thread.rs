@@ -6,9 +6,9 @@ use super::pages::{PAGE_JOBS_MAX, PageJob};
 use super::wakeup::{Signal, Wakeup};
 use super::{CaptureCommand, CaptureConfig, CaptureError, CaptureEvent, Shared};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
@@ -29,7 +29,7 @@ pub(super) struct Start {
 /// Runs until stopped or failed.
 pub(super) fn run(start: Start) {
     let outbox = Outbox::new(start.events, Arc::clone(&start.signal));
-    let mut follower = match Follower::open(start.config, outbox) {
+    let mut follower = match Follower::open(start.config, outbox, Arc::clone(&start.shared)) {
         Ok(follower) => follower,
         Err(error) => {
             let _ = start.opened.send(Err(error));
@@ -39,12 +39,12 @@ pub(super) fn run(start: Start) {
     let names = [follower.files.path.clone(), super::files::beside(&follower.files.path, "-wal")];
     let mut wakeup = Wakeup::new(start.signal, &names);
     follower.status.hints = wakeup.has_hints();
-    publish_status(&start.shared, &follower);
+    follower.publish_status();
     let _ = start.opened.send(Ok(()));
     let Err(error) = follow(&mut follower, &mut wakeup, &start.commands, &start.shared) else { return };
     tracing::error!(%error, "capture ends");
     follower.status.failed = Some(error.to_string());
-    publish_status(&start.shared, &follower);
+    follower.publish_status();
     // Lets go of locks and descriptors before anything can block.
     let path = follower.files.path.clone();
     let outbox = follower.into_outbox();
@@ -67,7 +67,6 @@ fn follow(
         }
         let before = follower.status.position;
         let pace = follower.pass()?;
-        publish_status(shared, follower);
         if follower.status.position != before {
             wakeup.found();
         }
@@ -102,13 +101,6 @@ fn tell_failure(
             return;
         }
         outbox.flush();
-    }
-}
-
-fn publish_status(shared: &Shared, follower: &Follower) {
-    let mut status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-    if *status != follower.status {
-        status.clone_from(&follower.status);
     }
 }
 

@@ -5,4 +5,9 @@ mod rebuild;
 mod session;
 mod writers;
 
+mod attach;
+mod backpressure;
+mod checkpoints;
+mod committed;
+mod refusals;
 mod storm;

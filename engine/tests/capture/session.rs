@@ -1,7 +1,9 @@
 //! Stands for the pair session: attaches, consumes events on a thread, waits for positions.
 
 use crate::rebuild::Rebuilt;
-use lockstep_engine::capture::{Attached, Capture, CaptureCommand, CaptureConfig, CaptureEvent};
+use lockstep_engine::capture::{
+    Attached, Capture, CaptureCommand, CaptureConfig, CaptureEvent, CaptureStatus,
+};
 use lockstep_engine::wal::WalPoint;
 use lockstep_wire::Position;
 use std::path::Path;
@@ -32,6 +34,14 @@ pub(crate) fn sync(capture: &Capture) -> Position {
     let (reply, answer) = oneshot::channel();
     capture.command(CaptureCommand::Sync(reply)).expect("capture runs");
     answer.blocking_recv().expect("capture answers")
+}
+
+/// The status after everything up to now was looked at: a command is answered only after the pass
+/// before it has shown its findings.
+pub(crate) fn status(capture: &Capture) -> CaptureStatus {
+    sync(capture);
+    sync(capture);
+    capture.status()
 }
 
 /// Asks for every page and the end of the copy.

@@ -1,6 +1,6 @@
 //! Writers, checkpointers, readers and kills, all at once.
 
-use crate::session::{config, start_copy, sync};
+use crate::session::{config, start_copy, status, sync};
 use crate::writers::{Dice, Job, create};
 use lockstep_engine::capture::CaptureConfig;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn storm(seed: u64, resets: u64) {
     // A killed writer may have left a commit frame that was never published; one clean commit covers it.
     Job { count: 1, ..Job::writer(1, 1000) }.start(&path).wait();
     consumer.wait_for(sync(&capture));
-    println!("{elapsed:?} {:?}", capture.status());
+    println!("{elapsed:?} {:?}", status(&capture));
     capture.stop();
     let rebuilt = consumer.finish();
     println!("resets {} commits {}", rebuilt.resets, rebuilt.commits);
@@ -52,4 +52,14 @@ fn storm(seed: u64, resets: u64) {
 #[test]
 fn a_database_in_a_storm_is_rebuilt_page_by_page() {
     storm(0x5eed_0001, 100);
+}
+
+#[test]
+#[ignore = "takes minutes: LOCKSTEP_RUNS storms of 300 resets each (10 unless told)"]
+fn long_storms_with_other_seeds() {
+    let runs = std::env::var("LOCKSTEP_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
+    let first = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970").as_secs();
+    for seed in first..first + runs {
+        storm(seed, 300);
+    }
 }

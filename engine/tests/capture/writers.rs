@@ -71,6 +71,11 @@ impl Process {
         self.read_line("ready");
     }
 
+    /// Waits for a line that begins so.
+    pub(crate) fn wait_for_line(&mut self, prefix: &str) {
+        self.read_line(prefix);
+    }
+
     fn read_line(&mut self, prefix: &str) -> String {
         let mut line = String::new();
         loop {
@@ -184,6 +189,7 @@ fn the_other_process() {
             "checkpointer" => worker.checkpoint(),
             "reader" => worker.read(),
             "vacuum" => worker.vacuum(),
+            "exclusive" => worker.hold(),
             other => panic!("no role {other}"),
         }
         if !worker.pause.is_zero() {
@@ -262,6 +268,17 @@ impl Worker {
             .query_row("SELECT count(*), sum(length(body)) FROM t", [], |row| row.get::<_, i64>(0))
             .expect("a reader reads");
         std::thread::sleep(Duration::from_micros(self.dice.below(5_000)));
+    }
+
+    /// Takes the database for itself, as `locking_mode=EXCLUSIVE` does, until it is asked to end.
+    fn hold(&mut self) {
+        if self.report.commits == 0 {
+            self.connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE").expect("the mode can be set");
+            self.try_commit().expect("the first commit takes the lock");
+            self.report.commits = 1;
+            say("held");
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 
     fn vacuum(&mut self) {
