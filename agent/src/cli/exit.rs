@@ -42,7 +42,7 @@ impl From<FailureCode> for Exit {
             FailureCode::Syntax | FailureCode::Pair | FailureCode::Database => Self::Usage,
             FailureCode::Standby | FailureCode::Refused | FailureCode::Permission => Self::Refused,
             FailureCode::Timeout => Self::TimedOut,
-            FailureCode::Busy | FailureCode::Failed => Self::Failed,
+            FailureCode::Starting | FailureCode::Busy | FailureCode::Failed => Self::Failed,
         }
     }
 }

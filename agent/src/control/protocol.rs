@@ -145,6 +145,8 @@ pub enum FailureCode {
     Database,
     /// This node is not the active one.
     Standby,
+    /// The agent has just started and does not know yet; `lockstep-client` asks again by itself.
+    Starting,
     /// By rule; the sentence names it.
     Refused,
     /// This user may not.
@@ -165,6 +167,7 @@ impl FailureCode {
             Self::Pair => "pair",
             Self::Database => "database",
             Self::Standby => "standby",
+            Self::Starting => lockstep_client::STARTING,
             Self::Refused => "refused",
             Self::Permission => "permission",
             Self::Timeout => "timeout",

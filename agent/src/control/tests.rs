@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 #[derive(Default)]
 struct FakeAgent {
     operations: AtomicU32,
+    starts: AtomicU32,
 }
 
 impl AgentHandle for FakeAgent {
@@ -33,6 +34,10 @@ impl AgentHandle for FakeAgent {
             }
             "solo" => Ok(Acknowledged::Solo { epoch: "0000000003-00112233aabbccdd".into() }),
             "slow" => std::future::pending().await,
+            "young" if self.starts.fetch_add(1, Ordering::Relaxed) < 5 => {
+                Err(Failure::new(FailureCode::Starting, "the agent has just started"))
+            }
+            "young" => Ok(Acknowledged::Solo { epoch: "0000000003-00112233aabbccdd".into() }),
             other => {
                 Err(Failure::new(FailureCode::Database, format!("there is no database \"{other}\"\nhere")))
             }
@@ -291,6 +296,14 @@ async fn the_client_crate_tells_time_out_refusal_and_absence_apart() {
     };
     assert!(matches!(wait("slow").await, Err(WaitError::Timeout { .. })));
     assert!(matches!(wait("other").await, Err(WaitError::Refused { code, .. }) if code == "database"));
+    assert!(
+        wait("young").await.is_err_and(|e| e.to_string().contains("just started")),
+        "30 ms are too short"
+    );
+    let young = served.with(|path| {
+        Client::connect(path).unwrap().wait("shop", "young", Mode::Durable, Duration::from_secs(60))
+    });
+    assert!(young.await.is_ok(), "an agent that has just started is asked again");
     let absent = served.dir.path().join("nobody.sock");
     assert!(matches!(Client::connect(absent), Err(WaitError::Socket { .. })));
 }

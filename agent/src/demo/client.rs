@@ -160,13 +160,13 @@ pub fn run(load: &Load, until: impl Read + Send + 'static, out: &mut impl Write)
     for worker in workers {
         worker.join().expect("a worker does not panic")?;
     }
-    let end_ns = now_ns();
+    let (end_ns, last) = (now_ns(), shared.progress());
     runtime.shutdown_timeout(PROBE_TIMEOUT);
     let finish = |answers: &Mutex<Answers>| {
         std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner)).finish(end_ns)
     };
     let measured = Measured { vip_gaps: finish(&shared.vip), app_gaps: finish(&shared.app) };
-    tell(out, &Progress { finished: Some(measured), ..shared.progress() })
+    tell(out, &Progress { finished: Some(measured), ..last })
 }
 
 fn id_file(path: &Path) -> anyhow::Result<Arc<Mutex<BufWriter<File>>>> {

@@ -46,6 +46,11 @@ pub(super) fn run(args: &DemoArgs, seed: u64, paint: Paint) -> anyhow::Result<Re
     let program = std::env::current_exe().context("own program")?;
     let app = format!("exec {} demo-app --listen 0.0.0.0:{APP_PORT}", quoted(program.as_os_str()));
     let stage = Stage::up(&app, &args.disk, &args.profile, args.keep)?;
+    play(&stage, &timeline, args, seed).inspect_err(|_| stage.show_logs())
+}
+
+/// Everything between the lab's coming up and its going down.
+fn play(stage: &Stage, timeline: &Timeline, args: &DemoArgs, seed: u64) -> anyhow::Result<Report> {
     let acknowledged = stage.folder().join("acknowledged");
     stage.lab(&["sniff-start"])?;
     let client = stage.client(&[
@@ -55,8 +60,8 @@ pub(super) fn run(args: &DemoArgs, seed: u64, paint: Paint) -> anyhow::Result<Re
         format!("--rate={}", args.rate),
     ])?;
     timeline.mark("a client writes through the virtual address");
-    timeline.show_for(&stage, &client, Duration::from_secs(args.seconds));
-    let moves = moves(&stage, &client, &timeline, args, seed)?;
+    timeline.show_for(stage, &client, Duration::from_secs(args.seconds));
+    let moves = moves(stage, &client, timeline, args, seed)?;
     let progress = client.stop()?;
     let measured = progress.finished.context("the client measured nothing")?;
     let observations = stage.observations()?;
@@ -66,7 +71,7 @@ pub(super) fn run(args: &DemoArgs, seed: u64, paint: Paint) -> anyhow::Result<Re
         observations.unseen_frames
     );
     timeline.mark("both agents stopped: counting");
-    let (a, b) = count(&stage, &acknowledged, args.keep)?;
+    let (a, b) = count(stage, &acknowledged, args.keep)?;
     let longest = |gaps, takeover: Takeover| longest_ms(gaps, takeover.start_ns, takeover.end_ns);
     Ok(Report {
         schema: SCHEMA,

@@ -19,12 +19,19 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// One demonstration at a time.
 const LAB: &str = "demo";
 
 /// An agent answers from memory; while it is being killed it does not answer at all.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Lines of each agent's log that explain a failure.
+const LOG_LINES: usize = 30;
+
+/// What a shell adds to a signal's number; SIGINT is 2.
+const EXIT_INTERRUPTED: i32 = 128 + 2;
 
 /// How often the stage looks whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
@@ -38,8 +45,12 @@ pub(super) struct Stage {
 impl Stage {
     /// Two nodes in sync with the demonstration's application on `a`.
     pub(super) fn up(app: &str, disk: &str, profile: &str, keep: bool) -> anyhow::Result<Self> {
-        let stage = Self { home: Home::of(LAB)?, keep };
         // A lab that is there already is somebody's: only one that came up here goes down here.
+        if lab_command(&["status"])?.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+            bail!("a demonstration's lab is up already: end it with `lockstep lab --name {LAB} down`");
+        }
+        let stage = Self { home: Home::of(LAB)?, keep };
+        down_when_interrupted()?;
         run(&["up", "--app", app, "--disk", disk, "--profile", profile])?;
         Ok(stage)
     }
@@ -47,6 +58,16 @@ impl Stage {
     /// Where the demonstration puts its own files.
     pub(super) fn folder(&self) -> &Path {
         self.home.root()
+    }
+
+    /// What the agents said last, for a demonstration that failed.
+    pub(super) fn show_logs(&self) {
+        for node in Node::ALL {
+            let log = std::fs::read_to_string(self.home.agent_log(node)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the agent of {}, last lines:", node.name());
+            lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| eprintln!("{line}"));
+        }
     }
 
     /// A `lab` verb.
@@ -106,6 +127,26 @@ impl Drop for Stage {
             eprintln!("the lab stays: {error:#}");
         }
     }
+}
+
+/// Ctrl-C ends the lab too: it runs on without the demonstration otherwise.
+fn down_when_interrupted() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        eprintln!("interrupted: taking the lab down");
+        if let Err(error) = run(&["down"]) {
+            eprintln!("the lab stays: {error:#}");
+        }
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+    Ok(())
 }
 
 fn lab_command(arguments: &[&str]) -> anyhow::Result<Command> {

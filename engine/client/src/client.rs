@@ -15,6 +15,9 @@ use std::{
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lockstep/agent.sock";
 
+/// The code of an agent that has just started and does not know yet what it may acknowledge.
+pub const STARTING: &str = "starting";
+
 /// How often a client looks for an agent that is not there: a restart takes about 100 ms.
 const RECONNECT_PERIOD: Duration = Duration::from_millis(20);
 
@@ -97,13 +100,16 @@ impl Client {
             }
             let request = format!("WAIT {pair} {database} {mode} {}\n", left.as_millis().max(1));
             match self.ask(&request, left + ANSWER_GRACE) {
-                Ok(line) => return verdict(&line, timeout),
+                Ok(line) => match verdict(&line, timeout) {
+                    Err(WaitError::Refused { code, sentence }) if code == STARTING => last = sentence,
+                    verdict => return verdict,
+                },
                 Err(error) => {
                     self.stream = None;
                     last = format!("{}: {error}", self.path.display());
-                    thread::sleep(RECONNECT_PERIOD.min(left));
                 }
             }
+            thread::sleep(RECONNECT_PERIOD.min(left));
         }
     }
 
