@@ -171,6 +171,20 @@ fn a_killed_supervisor_takes_its_program_with_it() {
 }
 
 #[test]
+fn a_removed_socket_does_not_lead_to_a_second_program() {
+    let place = Place::new();
+    let mut app = place.shell("echo $$ > main; exec sleep 1000", 5);
+    app.start(&environment(), boottime_us() + 500_000).expect("starts");
+    let main = place.read("main");
+    std::fs::remove_file(&app.socket).expect("removes");
+    let error = app.start(&environment(), later()).expect_err("the first still runs");
+    assert!(error.to_string().contains("another supervisor holds"), "{error}");
+    while lives(&main) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_program_that_does_not_exist_is_named() {
     let place = Place::new();
     let mut app = place.app(AppRun::Command(vec!["/nowhere/shop".into()]), 5);

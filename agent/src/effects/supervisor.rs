@@ -7,6 +7,7 @@
 //! `lease <end, CLOCK_BOOTTIME us>`, `status`, `stop`. It ends with its program and never
 //! starts it again; that is the agent's decision.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -89,6 +90,7 @@ fn run(order: &Order) -> io::Result<()> {
     let _ = rustix::process::setsid();
     // Orphans of the application become our children, so that none of them escapes the kill.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let _lock = lock(&order.socket)?;
     let socket = listen(&order.socket)?;
     let started = Program::start(order).and_then(|program| {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
@@ -111,13 +113,23 @@ fn run(order: &Order) -> io::Result<()> {
     outcome
 }
 
+/// One supervisor for one application, even if somebody has removed its socket.
+fn lock(socket: &Path) -> io::Result<File> {
+    let path = socket.with_extension("lock");
+    let file =
+        File::create(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+        let held = format!("another supervisor holds {}; its program ends with its lease", path.display());
+        if errno == rustix::io::Errno::WOULDBLOCK {
+            io::Error::new(io::ErrorKind::AddrInUse, held)
+        } else {
+            errno.into()
+        }
+    })?;
+    Ok(file)
+}
+
 fn listen(path: &Path) -> io::Result<UnixDatagram> {
-    if UnixDatagram::unbound()?.connect(path).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            format!("another supervisor listens on {}", path.display()),
-        ));
-    }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
