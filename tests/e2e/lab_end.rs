@@ -1,5 +1,7 @@
 //! A lab's end: whatever ends it, nothing stays behind. And labs of users without privileges.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::harness::Lab;
@@ -67,7 +69,12 @@ fn down_leaves_nothing_behind() {
 #[test]
 fn a_killed_supervisor_takes_everything_with_it_and_the_next_lab_starts() {
     let lab = Lab::up_without_agents();
-    let mut command = lab.exec("a", &["sleep", "60"]).spawn().expect("exec starts");
+    let mut command = lab.exec("a", &["sh", "-c", "echo ready; sleep 60"]);
+    let mut command = command.stdout(Stdio::piped()).spawn().expect("exec starts");
+    let mut line = String::new();
+    let out = command.stdout.take().expect("stdout is piped");
+    BufReader::new(out).read_line(&mut line).expect("it speaks");
+    assert_eq!(line, "ready\n");
     let running = processes(&lab);
     let networks = networks(&running);
     let (supervisor, _) =

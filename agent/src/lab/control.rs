@@ -47,9 +47,9 @@ pub(super) enum Request {
 pub enum AgentAction {
     /// SIGKILL; the node's init starts it again at once, as systemd would.
     Kill,
-    /// SIGKILL, and it stays away.
+    /// SIGKILL, and it stays away; returns when it has ended.
     Halt,
-    /// SIGTERM, and it stays away.
+    /// SIGTERM, and it stays away; returns when it has ended.
     Stop,
     /// Start it again after `halt` or `stop`.
     Start,

@@ -26,6 +26,9 @@ const CRASH_LOOP: Duration = Duration::from_secs(1);
 /// ... but after this.
 const CRASH_PAUSE: Duration = Duration::from_millis(500);
 
+/// An agent that stops has first to stop its application.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Runs until the machine loses power.
 pub(super) fn run(host: Host, home: &Home) -> Result<()> {
     namespace::unshare(
@@ -88,8 +91,10 @@ fn obey(agent: &mut Option<Agent>, order: &str) -> Result<()> {
         "start" => AgentAction::Start,
         other => return answer(&format!("unknown order {other:?}")),
     };
-    agent.act(action)?;
-    answer("done")
+    match agent.act(action) {
+        Ok(()) => answer("done"),
+        Err(e) => answer(&format!("{e:#}")),
+    }
 }
 
 fn readable(stdin: &impl AsFd) -> Result<bool> {
@@ -162,9 +167,14 @@ impl Agent {
             AgentAction::Stop => Signal::TERM,
             AgentAction::Start => return Ok(()),
         };
-        if let Some((pid, _)) = self.running.as_ref() {
-            kill_process(*pid, signal).context("signal to the agent")?;
-            self.started = None; // an ordered end is no crash
+        let Some((pid, descriptor)) = self.running.as_ref() else { return Ok(()) };
+        kill_process(*pid, signal).context("signal to the agent")?;
+        self.started = None; // an ordered end is no crash
+        let mut fds = [PollFd::new(descriptor, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: END_DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
+        poll(&mut fds, Some(&timeout)).context("waiting for the agent's end")?;
+        if fds[0].revents().is_empty() {
+            bail!("the agent did not end within {} s after {signal:?}", END_DEADLINE.as_secs());
         }
         Ok(())
     }

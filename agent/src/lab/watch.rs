@@ -1,7 +1,8 @@
 //! The watcher process (`lockstep lab-watch`): every frame from a virtual address, on the switch.
 //!
 //! It listens on all ports of the LAN's switch for frames coming *in*, so no flooding and no
-//! learning hides a sender. Meanwhile it asks for each virtual address from the client's machine,
+//! learning hides a sender. The switch's own copy of a flooded frame is left out: it comes later
+//! and could seem to be sent after another sender's. Meanwhile it asks for each virtual address from the client's machine,
 //! by broadcast ARP or multicast neighbour solicitation, so that a second holder with nothing to
 //! say has to answer. It ends, and writes down what it saw, when its standard input ends.
 
@@ -14,9 +15,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result};
 use pnet::packet::icmpv6::Icmpv6Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::net::netdevice;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::layout::{self, Home, Host, LAN_INTERFACE};
+use super::layout::{self, BRIDGE, Home, Host, LAN_INTERFACE};
 use super::namespace;
 use super::route::Mac;
 use super::sniffer::{HardwareAddress, Observations, now_ns};
@@ -42,6 +44,7 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 pub(super) fn run(home: &Home, client: u32) -> Result<()> {
     let vips = Spec::load(home)?.vip;
     let ear = listen().context("packet socket on the switch")?;
+    let switch = netdevice::name_to_index(ear.as_fd(), BRIDGE).context("the switch")?;
     let client = File::open(format!("/proc/{client}/ns/net")).context("the client's network namespace")?;
     namespace::enter(&client)?;
     let mouth = speak().context("packet socket of the client")?;
@@ -59,7 +62,7 @@ pub(super) fn run(home: &Home, client: u32) -> Result<()> {
             Err(e) => return Err(e).context("waiting for frames"),
         }
         let ended = !fds[1].revents().is_empty();
-        drain(&ear, &vips, &mut seen)?;
+        drain(&ear, switch, &vips, &mut seen)?;
         if ended {
             seen.unseen_frames = unseen(&ear)?;
             return write_down(home, &seen);
@@ -107,11 +110,12 @@ fn set_packet_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn drain(ear: &Socket, vips: &[IpAddr], seen: &mut Observations) -> Result<()> {
+fn drain(ear: &Socket, switch: u32, vips: &[IpAddr], seen: &mut Observations) -> Result<()> {
     let mut head = [MaybeUninit::<u8>::uninit(); HEAD_BYTES];
     loop {
-        let length = match ear.recv(&mut head) {
-            Ok(length) => length.min(HEAD_BYTES),
+        let length = match ear.recv_from(&mut head) {
+            Ok((_, from)) if interface(&from) == Some(switch) => continue,
+            Ok((length, _)) => length.min(HEAD_BYTES),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => continue, // a port went with its node
@@ -124,6 +128,16 @@ fn drain(ear: &Socket, vips: &[IpAddr], seen: &mut Observations) -> Result<()> {
             seen.add(sender, HardwareAddress(mac), stamp_ns(ear).unwrap_or_else(|_| now_ns()));
         }
     }
+}
+
+/// The interface a frame came in on.
+fn interface(from: &SockAddr) -> Option<u32> {
+    if from.family() != libc::AF_PACKET as libc::sa_family_t {
+        return None;
+    }
+    // SAFETY: the family says that it is a sockaddr_ll, and the storage is large enough for any.
+    let address = unsafe { from.as_ptr().cast::<libc::sockaddr_ll>().read_unaligned() };
+    Some(address.sll_ifindex.cast_unsigned())
 }
 
 /// When the kernel got the frame read last, on the clock of [`now_ns`].
@@ -184,7 +198,7 @@ fn senders(frame: &[u8]) -> Option<(Mac, [Option<IpAddr>; 2])> {
 /// A packet socket that sends through the client's LAN interface.
 fn speak() -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    let index = rustix::net::netdevice::name_to_index(socket.as_fd(), LAN_INTERFACE)?;
+    let index = netdevice::name_to_index(socket.as_fd(), LAN_INTERFACE)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: 0,
