@@ -10,9 +10,11 @@ use crate::{
     status::PairStatus,
 };
 use anyhow::{Context, bail, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -152,6 +154,9 @@ fn down_when_interrupted() -> anyhow::Result<()> {
 fn lab_command(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("own program")?);
     command.args(["lab", "--name", LAB]).args(arguments).stdin(Stdio::null());
+    // SAFETY: the closure makes one system call and touches no memory of the parent. Without it a
+    // `lab up` that outlives the demonstration would take down the next one's lab.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
     Ok(command)
 }
 
