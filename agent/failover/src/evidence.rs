@@ -98,14 +98,7 @@ impl Evidence {
     }
 
     /// Takes a heartbeat. True when it is the newest word of the peer's present session.
-    pub fn on_heartbeat(
-        &mut self,
-        path: Path,
-        heartbeat: &Heartbeat,
-        at: Time,
-        epoch: Epoch,
-        outdated: bool,
-    ) -> bool {
+    pub fn on_heartbeat(&mut self, path: Path, heartbeat: &Heartbeat, at: Time, epoch: Epoch) -> bool {
         if heartbeat.session == 0 || self.former.contains(&heartbeat.session) {
             return false;
         }
@@ -130,9 +123,7 @@ impl Evidence {
         };
         if newest {
             self.word = Some(Word { heartbeat: *heartbeat, at });
-            if !outdated {
-                self.grant.on_heartbeat(heartbeat, self.session, epoch);
-            }
+            self.grant.on_heartbeat(heartbeat, self.session, epoch);
         }
         newest
     }

@@ -100,7 +100,7 @@ impl Machine {
         let with = |standing| Active { standing, ..active };
         let connected = self.evidence.engine_in_sync;
         match active.standing {
-            Standing::Waiting { .. } | Standing::Leaving if connected => {
+            Standing::Waiting { .. } | Standing::Leaving if connected && !self.peer_is_gone() => {
                 self.log("in-sync", Severity::Info, "the standby holds every acknowledged commit: granting");
                 self.go(with(Standing::InSync))
             }
@@ -111,7 +111,7 @@ impl Machine {
             Standing::InSync if self.peer_is_gone() => self.leave(with(Standing::Leaving)),
             Standing::Leaving => self.leave_when_over(),
             Standing::Solo if !self.state.solo => unreachable!("solo standing rests on the durable mark"),
-            Standing::Solo if connected => {
+            Standing::Solo if connected && !self.peer_is_gone() => {
                 self.log(
                     "catching",
                     Severity::Info,

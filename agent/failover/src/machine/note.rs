@@ -12,8 +12,7 @@ impl Machine {
         match event {
             Event::Persisted => self.on_persisted(),
             Event::HeartbeatReceived { path, heartbeat, received_at } => {
-                let (epoch, outdated) = (self.state.epoch, self.state.outdated);
-                self.evidence.on_heartbeat(path, &heartbeat, received_at, epoch, outdated);
+                self.evidence.on_heartbeat(path, &heartbeat, received_at, self.state.epoch);
                 self.note_heard();
             }
             Event::PeerAnnounced { received_at } => self.evidence.detector.on_announced(received_at),
@@ -39,7 +38,10 @@ impl Machine {
                     self.renew_alone(sent_at);
                 }
             }
-            Event::VipProbed { sent_at, result } => self.evidence.vip = Some((sent_at, result)),
+            Event::VipProbed { sent_at, result } => {
+                self.evidence.vip = Some((sent_at, result));
+                self.note_phase(&event);
+            }
             Event::ForeignArp => self.evidence.foreign_at = Some(now),
             Event::Carrier { path, up } => {
                 let word = if up { "is back" } else { "is lost: collecting evidence" };

@@ -4,6 +4,7 @@
 //! epoch. Any answer before the claim cancels; a failed check cancels durably. A claim after a
 //! release takes the same way without probes.
 
+use super::cold_start::Cold;
 use super::opening::Opening;
 use super::standby::Standby;
 use super::{FailoverType, Machine, Phase};
@@ -17,6 +18,8 @@ use lockstep_wire::Intent;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Promoting {
     cause: Cause,
+    /// A cancelled attempt goes back to following, or to the cold-start table.
+    followed: bool,
     stage: Stage,
     /// A heartbeat came since we began (and none was awaited).
     pub(super) answered: bool,
@@ -55,20 +58,28 @@ enum Stage {
 }
 
 impl Promoting {
-    fn new(cause: Cause) -> Self {
-        Self { cause, stage: Stage::Quiet, answered: false, vip_probed: false, pinged: false, before: None }
+    fn new(cause: Cause, followed: bool) -> Self {
+        Self {
+            cause,
+            followed,
+            stage: Stage::Quiet,
+            answered: false,
+            vip_probed: false,
+            pinged: false,
+            before: None,
+        }
     }
 
     pub(super) fn by_itself() -> Self {
-        Self::new(Cause::Silence)
+        Self::new(Cause::Silence, true)
     }
 
-    pub(super) fn by_operator(forced: bool) -> Self {
-        Self::new(if forced { Cause::Forced } else { Cause::Confirmed })
+    pub(super) fn by_operator(forced: bool, followed: bool) -> Self {
+        Self::new(if forced { Cause::Forced } else { Cause::Confirmed }, followed)
     }
 
     pub(super) fn claiming() -> Self {
-        Self::new(Cause::Release)
+        Self::new(Cause::Release, true)
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -109,7 +120,7 @@ impl Machine {
             Stage::Claimed => self.when_claimed(&promoting),
             Stage::Cancelled => {
                 self.evidence.vip = None;
-                self.go(Standby::new())
+                if promoting.followed { self.go(Standby::new()) } else { self.go(Cold::idle()) }
             }
         }
     }
@@ -126,7 +137,7 @@ impl Machine {
             }
             return self.claim(&promoting);
         }
-        if promoting.answered {
+        if self.is_contradicted(&promoting) {
             return self.cancel(&promoting, "the peer was heard again");
         }
         if !self.voice_is_quiet() {
@@ -183,10 +194,15 @@ impl Machine {
     /// What speaks against going on, at this moment.
     fn objection(&self, promoting: &Promoting) -> Option<&'static str> {
         let forced = promoting.cause == Cause::Forced;
-        if promoting.answered || self.evidence.peer(&self.config.timing, self.now) != Peer::Nothing {
+        if self.is_contradicted(promoting) {
             return Some("the peer was heard again");
         }
-        if !self.wait_over() {
+        let wait_over = if forced {
+            self.evidence.majority_since(&self.config.timing, self.now).is_some()
+        } else {
+            self.wait_over()
+        };
+        if !wait_over {
             return Some("the majority of the targets was lost, or the other lease was announced anew");
         }
         if promoting.vip_probed && self.evidence.vip() != Vip::Silent {
@@ -199,6 +215,16 @@ impl Machine {
             return Some("the grant ended");
         }
         None
+    }
+
+    /// The peer was heard. The operator's word outweighs a peer that lives and does not serve.
+    fn is_contradicted(&self, promoting: &Promoting) -> bool {
+        let peer = self.evidence.peer(&self.config.timing, self.now);
+        if promoting.cause == Cause::Forced {
+            let serves = self.evidence.word.is_some_and(|word| word.heartbeat.active);
+            return serves && !matches!(peer, Peer::Nothing | Peer::Unknown);
+        }
+        promoting.answered || peer != Peer::Nothing
     }
 
     fn claim(&mut self, promoting: &Promoting) -> bool {

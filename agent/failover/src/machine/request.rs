@@ -76,7 +76,8 @@ impl Machine {
         if self.state.was == Was::Standby && self.state.outdated && !self.evidence.copy_complete {
             return Err(Refusal::NoCopy);
         }
-        self.phase = Promoting::by_operator(!by_grant).into();
+        let followed = matches!(self.phase, Phase::Standby(_));
+        self.phase = Promoting::by_operator(!by_grant, followed).into();
         Ok(())
     }
 
