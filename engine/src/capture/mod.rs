@@ -93,6 +93,9 @@ pub enum CaptureEvent {
         /// Whole pages; at most 256 KiB.
         data: Bytes,
     },
+    /// Behind the last page of one [`CaptureCommand::ReadPages`] or [`CaptureCommand::DifferingPages`], also when
+    /// none had to be sent.
+    PagesDone,
     /// The answer to [`CaptureCommand::EndOfCopy`]: every page event before it is covered by frames up to this position.
     EndOfCopy {
         /// The position.

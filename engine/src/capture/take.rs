@@ -122,8 +122,12 @@ impl Follower {
             let target = *target;
             return self.end_of_copy(target);
         }
+        let waiting = self.jobs.len();
         for (first_page, data) in pages::step(&mut self.jobs, &self.files)? {
             self.outbox.push(CaptureEvent::Pages { first_page, data });
+        }
+        if self.jobs.len() < waiting {
+            self.outbox.push(CaptureEvent::PagesDone);
         }
         Ok(Pace::Again)
     }

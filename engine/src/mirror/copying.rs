@@ -184,6 +184,10 @@ impl Mirror {
             .then(|| u64::from(end.page_count) * u64::from(self.state.page_size));
         durable::finish_pages(&self.database, cut).await?;
         self.write_state(StateFile { complete: true, ..self.state }).await?;
+        if self.header.is_none() {
+            // No frame was needed: the copy itself is the point from which the generation counts.
+            self.generation = end.position.generation;
+        }
         self.copying = false;
         self.copy_end = None;
         if self.durable.0 == 0 {

@@ -30,6 +30,14 @@ struct Scan {
 }
 
 impl Mirror {
+    /// Is this database a mirror by its state on disk? False when this node wrote it itself, or never had it.
+    ///
+    /// # Errors
+    /// [`MirrorError::StateFile`] when the state file is damaged; `disk`.
+    pub async fn is_mirror_on_disk(disk: &Backend, config: &MirrorConfig) -> Result<bool, MirrorError> {
+        Ok(read_state(disk, config).await?.is_some_and(|saved| saved.mirrors))
+    }
+
     /// Takes a database over as a mirror: locks it against every other opener and finds its position.
     /// Database and WAL are made when there are none.
     ///

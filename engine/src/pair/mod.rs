@@ -1,1 +1,153 @@
-//! One pair's data thread: sessions of the active and of the standby, the commit barrier.
+//! One pair's data thread: what the agent commands, what it is told, and the sessions between.
+//!
+//! Sits between the agent (which decides roles) and capture, link and mirror (which move bytes).
+//! [`Engine`] is the agent's handle; everything else runs on one thread per pair. The engine
+//! knows its epoch and whether it is active or standby, never why.
+
+mod active;
+mod apply;
+mod barrier;
+mod connection;
+mod served;
+mod ship;
+mod standby;
+mod status;
+mod thread;
+
+pub use barrier::{Acknowledged, CommitMode, Progress};
+pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus};
+pub use thread::Engine;
+
+use crate::link::{HeartbeatKeys, Identity, LinkConfig, Path};
+use crate::storage::BackendChoice;
+use lockstep_wire::{DatabaseName, Epoch};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// What the data thread of one pair needs to know.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The databases, in the order of the configuration; both nodes name the same ones.
+    pub databases: Vec<DatabaseConfig>,
+    /// `<state>/<pair>`: mirror.state, quarantine.
+    pub state_dir: PathBuf,
+    /// How much quarantine may hold, bytes; a resync that would need more waits for the operator.
+    pub quarantine_max_bytes: u64,
+    /// This node's certificate and key.
+    pub identity: Arc<Identity>,
+    /// The data connection.
+    pub link: LinkConfig,
+    /// The mode the standby acknowledges for: with `received` it also reports what is not yet on disk.
+    pub commit_mode: CommitMode,
+    /// Which disk backend to try.
+    pub storage: BackendChoice,
+    /// May commits be released now? Asked before each release: the VIP lease must not have ended.
+    pub may_release: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// One replicated database on this node.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// Its name, the same on both nodes.
+    pub name: DatabaseName,
+    /// Its file on this node.
+    pub path: PathBuf,
+    /// Hand over to a checkpoint when the WAL has grown by this many frames.
+    pub checkpoint_frames: u32,
+    /// How large the WAL may grow while the standby takes nothing.
+    pub wal_retain_max_bytes: u64,
+}
+
+/// What the agent asks for. Role changes are executed in order and answered when done.
+pub enum Command {
+    /// Serve: follow the local databases and ship them.
+    BecomeActive {
+        /// The epoch to stamp on every frame.
+        epoch: Epoch,
+        /// Answered when captures run (a database that does not exist yet is waited for meanwhile).
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Mirror: open the mirrors and take what an active of at least this epoch sends.
+    BecomeStandby {
+        /// The highest epoch known.
+        epoch: Epoch,
+        /// Answered when the mirrors are open.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// From standby to active: refuse frames of older epochs, open the mirrors with SQLite, serve.
+    Promote {
+        /// The epoch to stamp from now on.
+        epoch: Epoch,
+        /// Answered when the databases may be opened by the application.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Commits are acknowledged alone from now on: the caller has recorded it durably.
+    AllowSolo(Epoch),
+    /// Commits wait for the standby (again). Answered once everything acknowledged so far is durable there;
+    /// the reply is dropped when there is no standby or its connection ends first.
+    HoldCommits(oneshot::Sender<()>),
+    /// The application has stopped: answered once every commit is durable on the standby; dropped as above.
+    Drain(oneshot::Sender<()>),
+    /// A commit has returned: answer when it is safe. Dropping the reply's receiver gives up.
+    Wait {
+        /// The database.
+        database: DatabaseName,
+        /// How safe.
+        mode: CommitMode,
+        /// The answer, or one sentence why there will be none.
+        reply: oneshot::Sender<Result<Acknowledged, String>>,
+    },
+    /// Neither serve nor mirror; answered when nothing is open any more.
+    BecomeIdle(oneshot::Sender<()>),
+    /// Write a sound copy of a database, as of now, to a new file.
+    Snapshot {
+        /// The database.
+        database: DatabaseName,
+        /// The file to make; must not exist.
+        destination: PathBuf,
+        /// Done, or one sentence why not.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Let go of everything and end the thread.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What the agent is told, in order.
+#[derive(Debug, Clone)]
+pub enum EngineEvent {
+    /// A connection stands; heartbeats use these keys from now on.
+    Connected {
+        /// Keys derived from the session.
+        keys: HeartbeatKeys,
+        /// Which way it runs.
+        path: Path,
+        /// Name of the peer, for people.
+        peer: String,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// One sentence why.
+        reason: String,
+    },
+    /// Active: the standby holds (or may no longer hold) everything acknowledged.
+    InSync(bool),
+    /// Standby: every mirror is a sound database (true), or a copy or resync has begun (false).
+    CopyComplete(bool),
+    /// The peer speaks with a higher epoch: this node must demote.
+    HigherEpoch(Epoch),
+    /// Diverged data was kept before it was changed.
+    Quarantined {
+        /// The database.
+        database: DatabaseName,
+        /// Where it is.
+        directory: PathBuf,
+    },
+    /// Something the operator should know; one sentence.
+    Notice {
+        /// True: an alarm, false: information.
+        alarm: bool,
+        /// The sentence.
+        sentence: String,
+    },
+}

@@ -69,6 +69,7 @@ impl Rebuilt {
                 self.point.chain = chain_after;
                 self.commits += u64::from(commits);
             }
+            CaptureEvent::PagesDone => {}
             CaptureEvent::Pages { first_page, data } => self.put_pages(first_page, &data),
             CaptureEvent::EndOfCopy { position, page_count } => {
                 assert!(self.point.position >= position || position.frame.0 == 0);

@@ -1,0 +1,476 @@
+//! Active: the databases being served, their shipments and their waiters.
+//!
+//! `capture -> ship -> link` runs in one task per database; acknowledgements come back through the
+//! main loop into the barrier. This file holds no I/O of its own: it starts captures, gives
+//! shipments their standby, and answers waiters.
+
+use super::DatabaseConfig;
+use super::barrier::{Acknowledged, Barrier, CommitMode, Progress};
+use super::connection::Connection;
+use super::served::Served;
+use super::ship::{ShipNote, Shipment};
+use super::status::{DatabaseState, DatabaseStatus};
+use super::thread::{Input, Inputs};
+use crate::capture::{Capture, CaptureCommand, CaptureConfig, CaptureError, CaptureEvent};
+use crate::mirror::TakenOver;
+use lockstep_wire::{
+    Ack, Databases, Epoch, FrameNo, Message, MirrorState, PageHashes, Position, WalGeneration,
+};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Events capture may be ahead of the link, at most 1 MiB each: bounds memory per database.
+const CAPTURE_QUEUE: usize = 8;
+
+/// How often a database that cannot be followed yet is tried again.
+const CAPTURE_RETRY: Duration = Duration::from_millis(100);
+
+/// The timer beneath the inotify hint, milliseconds: bounds how late a missed hint is noticed.
+const CAPTURE_POLL_MS: u32 = 5;
+
+/// How long a standby that held everything may be without a connection and still count as in sync: commits
+/// wait meanwhile, so it lacks nothing acknowledged. Covers a reconnect over the other path.
+const REATTACH_GRACE: Duration = Duration::from_millis(500);
+
+/// What answers a waiter.
+pub(super) type WaitReply = oneshot::Sender<Result<Acknowledged, String>>;
+
+/// The active role of this node.
+pub(super) struct Active {
+    pub(super) epoch: Epoch,
+    databases: Vec<Served>,
+    session: Option<Session>,
+    inputs: Inputs,
+    in_sync: bool,
+    /// Without a connection since; in sync ends when that has lasted [`REATTACH_GRACE`].
+    detached_at: Option<Instant>,
+    /// Answered once everything committed before is durable on the standby.
+    durable_reply: Option<oneshot::Sender<()>>,
+}
+
+struct Session {
+    connection: Rc<Connection>,
+    /// What the standby said it holds; taken by the shipment.
+    standby: Vec<Option<MirrorState>>,
+    hashes: Vec<mpsc::Sender<PageHashes>>,
+    hash_queues: Vec<Option<mpsc::Receiver<PageHashes>>>,
+}
+
+impl Active {
+    /// Begins to follow the databases; `taken` are mirrors that were opened just now.
+    pub(super) fn start(
+        configs: &[DatabaseConfig],
+        taken: Vec<Option<TakenOver>>,
+        epoch: Epoch,
+        inputs: Inputs,
+    ) -> Self {
+        let databases = configs.iter().zip(taken).map(|(c, t)| Served::new(c.clone(), t)).collect();
+        let active = Self {
+            epoch,
+            databases,
+            session: None,
+            inputs,
+            in_sync: false,
+            detached_at: Some(Instant::now()),
+            durable_reply: None,
+        };
+        for index in 0..active.databases.len() {
+            active.try_capture(index, Duration::ZERO);
+        }
+        active
+    }
+
+    /// Ends every capture; the WALs stay as they are. Waiters are told that this node no longer serves.
+    pub(super) async fn stop(&mut self) {
+        self.session = None;
+        for database in &mut self.databases {
+            database.barrier = Barrier::default();
+            if let Some(shipment) = database.shipment.take() {
+                shipment.abort();
+                // Cancelled or done: either way its hold on the capture is gone.
+                let _ = shipment.await;
+            }
+            database.capture = None;
+        }
+    }
+
+    fn try_capture(&self, index: usize, after: Duration) {
+        let database = &self.databases[index];
+        let config = CaptureConfig {
+            path: database.config.path.clone(),
+            checkpoint_frames: database.config.checkpoint_frames,
+            wal_retain_max_bytes: database.config.wal_retain_max_bytes,
+            poll_ms: CAPTURE_POLL_MS,
+            continues: database.continues,
+        };
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            let (events, receiver) = mpsc::channel(CAPTURE_QUEUE);
+            let started = tokio::task::spawn_blocking(move || Capture::start(config, events)).await;
+            let started = started.expect("starting a capture does not panic");
+            inputs.send(Input::CaptureStarted { index, started: started.map(|capture| (capture, receiver)) });
+        });
+    }
+
+    /// A capture runs, or is tried again.
+    pub(super) fn capture_started(
+        &mut self,
+        index: usize,
+        started: Result<(Capture, mpsc::Receiver<CaptureEvent>), CaptureError>,
+    ) {
+        let database = &mut self.databases[index];
+        match started {
+            Ok((capture, events)) => {
+                database.capture = Some(Rc::new(capture));
+                database.events = Some(events);
+                database.state = DatabaseState::Alone;
+                database.synced = false;
+                database.taken = None;
+                database.refused_at = None;
+            }
+            Err(error) => {
+                // Nothing was ever acknowledged of a database that does not exist.
+                database.synced = matches!(error, CaptureError::Missing { .. });
+                database.refused(&error, &self.inputs);
+                self.try_capture(index, CAPTURE_RETRY);
+            }
+        }
+        self.stamp(index);
+        self.ship(index);
+        self.judge_sync();
+    }
+
+    /// A standby is connected: tell it what will come.
+    pub(super) fn connected(&mut self, connection: Rc<Connection>) {
+        let names = self.databases.iter().map(|d| d.config.name.to_string()).collect();
+        connection.send_control(Databases { names }.into());
+        let count = self.databases.len();
+        let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
+        self.session = Some(Session { connection, standby: vec![None; count], hashes, hash_queues });
+        self.detached_at = None;
+    }
+
+    /// The standby is gone: positions wait for the next one.
+    pub(super) fn disconnected(&mut self) {
+        self.session = None;
+        for database in &mut self.databases {
+            database.detach();
+        }
+        self.durable_reply = None;
+        self.detached_at = Some(Instant::now());
+    }
+
+    /// A message of the standby.
+    pub(super) fn message(&mut self, stream: u16, message: Message) -> Result<(), String> {
+        match message {
+            Message::MirrorStates(states) => self.mirror_states(states.states),
+            Message::Ack(ack) => self.ack(stream, &ack),
+            Message::PageHashes(hashes) => {
+                let session = self.session.as_ref();
+                let queue = session.and_then(|s| s.hashes.get(usize::from(stream).wrapping_sub(1)));
+                // A full queue means an answer nobody asked for.
+                queue.map_or(Ok(()), |q| {
+                    q.try_send(hashes).map_err(|_| "page hashes that were not asked for".into())
+                })
+            }
+            Message::Rewound(_) => Ok(()),
+            other => Err(format!("{} is not a standby's message", other.name())),
+        }
+    }
+
+    fn mirror_states(&mut self, states: Vec<MirrorState>) -> Result<(), String> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if states.len() != session.standby.len() {
+            return Err(format!("expected {} mirror states, found {}", session.standby.len(), states.len()));
+        }
+        session.standby = states.into_iter().map(Some).collect();
+        for index in 0..self.databases.len() {
+            self.ship(index);
+        }
+        Ok(())
+    }
+
+    /// Starts the shipment of a database once capture, standby and event queue are all there.
+    fn ship(&mut self, index: usize) {
+        let Some(session) = &mut self.session else { return };
+        let database = &mut self.databases[index];
+        let (Some(capture), true) = (database.capture.clone(), session.standby[index].is_some()) else {
+            return;
+        };
+        let Some(mut events) = database.events.take() else { return };
+        let standby = session.standby[index].take().expect("checked above");
+        let hashes = session.hash_queues[index].take().expect("taken with the standby's state");
+        database.barrier.unstamp();
+        let sender = session.connection.stream(index as u16 + 1);
+        let inputs = self.inputs.clone();
+        let shipment = tokio::task::spawn_local(async move {
+            let notes = inputs.clone();
+            let connection = sender.connection_id();
+            let note = move |note| notes.send(Input::Ship { index, connection, note });
+            Shipment { capture: &capture, events: &mut events, sender, hashes, note: &note }
+                .run(standby)
+                .await;
+            inputs.send(Input::ShipEnded { index, events });
+        });
+        database.shipment = Some(shipment);
+    }
+
+    /// A shipment has ended and gives its event queue back.
+    pub(super) fn ship_ended(&mut self, index: usize, events: mpsc::Receiver<CaptureEvent>) {
+        self.databases[index].events = Some(events);
+        self.ship(index);
+    }
+
+    /// A shipment says something; true: the connection must be made anew.
+    pub(super) fn ship_note(&mut self, index: usize, note: ShipNote) -> bool {
+        let database = &mut self.databases[index];
+        let mut renew = false;
+        match note {
+            ShipNote::Attached { target } => {
+                database.barrier.attach();
+                database.stamp_serial += 1;
+                database.target = target;
+                database.complete = target.is_some();
+                // A standby that resumes lacks nothing acknowledged if it lacked nothing before.
+                database.synced &= target.is_some();
+                database.state =
+                    if target.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
+                database.sent = Position::default();
+                database.waited = Position::default();
+                database.unwaited.clear();
+                self.judge_target(index);
+            }
+            ShipNote::Copy(progress) => database.copy = Some(progress),
+            ShipNote::CopySent(position) => {
+                database.target = Some(position);
+                self.judge_target(index);
+            }
+            ShipNote::Sent { position, commits } => database.sent(position, commits),
+            ShipNote::LetGo => {
+                let name = &database.config.name;
+                self.inputs.notice(true, format!("database {name}: the WAL grew beyond its limit while the standby took nothing; its pages will be compared"));
+                renew = true;
+            }
+            ShipNote::Failed(sentence) => {
+                database.state = DatabaseState::Refused(sentence.clone());
+                let name = database.config.name.clone();
+                self.inputs.notice(true, format!("database {name}: {sentence}"));
+                database.capture = None;
+                database.synced = false;
+                renew = true;
+                self.try_capture(index, CAPTURE_RETRY);
+            }
+        }
+        self.stamp(index);
+        self.judge_sync();
+        renew
+    }
+
+    fn ack(&mut self, stream: u16, ack: &Ack) -> Result<(), String> {
+        let index = usize::from(stream).wrapping_sub(1);
+        let Some(database) = self.databases.get_mut(index) else {
+            return Err(format!("acknowledgement for stream {stream}, which was never announced"));
+        };
+        let at = |frame| Position { generation: WalGeneration(ack.generation), frame: FrameNo(frame) };
+        database
+            .barrier
+            .advance(Progress { received: at(ack.received_frame), durable: at(ack.durable_frame) });
+        database.complete |= ack.complete;
+        if database.barrier.progress().durable >= database.sent {
+            database.level_since = Some(Instant::now());
+        }
+        self.judge_target(index);
+        self.judge_sync();
+        Ok(())
+    }
+
+    /// Has the standby reached what it lacked when it attached?
+    fn judge_target(&mut self, index: usize) {
+        let database = &mut self.databases[index];
+        let reached = database.target.is_some_and(|target| database.barrier.progress().durable >= target);
+        if reached && database.complete {
+            database.target = None;
+            database.synced = true;
+            database.copy = None;
+            database.state = DatabaseState::Streaming;
+        }
+    }
+
+    /// Tells the agent when the standby holds everything acknowledged, or no longer.
+    fn judge_sync(&mut self) {
+        let all = self.databases.iter().all(|d| d.synced);
+        if all && let Some(reply) = self.durable_reply.take() {
+            let _ = reply.send(());
+        }
+        if all != self.in_sync {
+            self.in_sync = all;
+            self.inputs.in_sync(all);
+        }
+    }
+
+    /// Answers once everything committed by now is durable on the standby. A connection that ends
+    /// meanwhile, or no connection at all, drops the reply.
+    pub(super) fn when_durable(&mut self, reply: oneshot::Sender<()>) {
+        if self.session.is_none() {
+            return;
+        }
+        self.durable_reply = Some(reply);
+        for index in 0..self.databases.len() {
+            self.retarget(index);
+        }
+        self.judge_durable();
+    }
+
+    /// With no database to wait for the answer is due at once.
+    fn judge_durable(&mut self) {
+        if self.databases.iter().all(|d| d.synced)
+            && let Some(reply) = self.durable_reply.take()
+        {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Time passes: a standby that stayed away is no longer in sync.
+    pub(super) fn tick(&mut self) {
+        let away = self.detached_at.is_some_and(|at| at.elapsed() >= REATTACH_GRACE);
+        if away && self.in_sync {
+            for database in &mut self.databases {
+                database.synced &= database.capture.is_none();
+            }
+            self.judge_sync();
+        }
+    }
+
+    /// Everything committed by now must be durable on the standby before the database counts as synced again.
+    fn retarget(&mut self, index: usize) {
+        let database = &mut self.databases[index];
+        let Some(capture) = database.capture.clone() else { return };
+        database.synced = false;
+        let (inputs, serial) = (self.inputs.clone(), database.stamp_serial);
+        let (reply, position) = oneshot::channel();
+        if capture.command(CaptureCommand::Sync(reply)).is_err() {
+            return; // It has failed, and says so as an event.
+        }
+        tokio::task::spawn_local(async move {
+            if let Ok(position) = position.await {
+                inputs.send(Input::Target { index, serial, position });
+            }
+        });
+    }
+
+    /// The end asked for by [`Self::retarget`].
+    pub(super) fn target(&mut self, index: usize, serial: u64, position: Position) {
+        let database = &mut self.databases[index];
+        // A copy under way ends later than this reading, and its end is a target of its own.
+        if serial == database.stamp_serial && database.state != DatabaseState::Copying {
+            database.target = database.target.max(Some(position));
+            self.judge_target(index);
+            self.judge_sync();
+        }
+    }
+
+    /// True while the standby holds everything acknowledged.
+    pub(super) fn in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// Somebody waits for a commit.
+    pub(super) fn wait(&mut self, database: &str, mode: CommitMode, reply: WaitReply) {
+        let Some(index) = self.databases.iter().position(|d| d.config.name.as_str() == database) else {
+            let _ = reply.send(Err(format!("database {database} is not configured in this pair")));
+            return;
+        };
+        self.databases[index].barrier.wait(mode, reply);
+        self.stamp(index);
+    }
+
+    /// Reads the wal-index for whoever has asked since the last reading.
+    fn stamp(&mut self, index: usize) {
+        let database = &mut self.databases[index];
+        let Some(capture) = database.capture.clone() else { return };
+        if !database.barrier.begin_stamping() {
+            return;
+        }
+        let (inputs, serial) = (self.inputs.clone(), database.stamp_serial);
+        let (reply, position) = oneshot::channel();
+        if capture.command(CaptureCommand::Sync(reply)).is_err() {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            if let Ok(position) = position.await {
+                inputs.send(Input::Stamped { index, serial, position });
+            }
+        });
+    }
+
+    /// A reading is back.
+    pub(super) fn stamped(&mut self, index: usize, serial: u64, position: Position) {
+        let database = &mut self.databases[index];
+        if serial == database.stamp_serial {
+            database.barrier.stamped(position);
+            database.waited(position);
+        }
+        self.stamp(index);
+    }
+
+    /// Commits are acknowledged alone from now on. The caller ends the present connection: the
+    /// standby is in sync again only by a complete new attachment.
+    pub(super) fn allow_solo(&mut self, epoch: Epoch) {
+        for database in &mut self.databases {
+            database.barrier.set_solo(Some(epoch));
+            database.synced &= database.capture.is_none();
+            database.target = None;
+        }
+        self.in_sync = false;
+    }
+
+    /// Commits wait for the standby.
+    pub(super) fn hold_commits(&mut self) {
+        for database in &mut self.databases {
+            database.barrier.set_solo(None);
+        }
+    }
+
+    /// Answers everybody who may be answered. Called only while the lease holds.
+    pub(super) fn release(&mut self) {
+        for database in &mut self.databases {
+            database.barrier.retain(|reply| !reply.is_closed());
+            for (reply, answer) in database.barrier.release() {
+                let _ = reply.send(Ok(answer));
+            }
+        }
+    }
+
+    /// True when somebody waits.
+    pub(super) fn waiting(&self) -> bool {
+        self.databases.iter().any(|d| d.barrier.waiting() > 0)
+    }
+
+    /// Writes a copy of the live database, through SQLite, to a new file.
+    pub(super) fn snapshot(
+        &self,
+        name: &str,
+        destination: PathBuf,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        let Some(database) = self.databases.iter().find(|d| d.config.name.as_str() == name) else {
+            let _ = reply.send(Err(format!("database {name} is not configured in this pair")));
+            return;
+        };
+        let path = database.config.path.clone();
+        tokio::task::spawn_blocking(move || {
+            let _ = reply
+                .send(crate::copy::snapshot_live(&path, &destination).map_err(|e| {
+                    format!("snapshot of {} to {}: {e}", path.display(), destination.display())
+                }));
+        });
+    }
+
+    /// For the status.
+    pub(super) fn statuses(&self) -> Vec<DatabaseStatus> {
+        self.databases.iter().map(Served::status).collect()
+    }
+}

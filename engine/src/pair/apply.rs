@@ -1,0 +1,262 @@
+//! Standby: one database's task: applies messages in order and acknowledges what is durable.
+//!
+//! While one flush is in flight the next frames are appended, so that all commits that arrive
+//! meanwhile share the next flush. Messages that change more than the WAL's end wait for the flush.
+
+use super::connection::{Credit, StreamSender};
+use super::standby::StandbyNote;
+use super::status::CopyProgress;
+use super::thread::{Input, Inputs};
+use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError};
+use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError};
+use crate::wal::WalPoint;
+use bytes::Bytes;
+use lockstep_wire::{
+    Ack, Chain, CopyBegin, DatabaseName, Epoch, FrameNo, Message, PageHashes, Position, Refusal, Rewind,
+    Rewound, WalGeneration,
+};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a task is given.
+pub(super) enum Work {
+    /// A message of the active, with its share of the memory the connection may use.
+    Message(Message, Credit),
+    /// A wish for a snapshot.
+    Snapshot(PathBuf, oneshot::Sender<Result<(), String>>),
+}
+
+/// A task's tools besides its mirror.
+pub(super) struct Applier {
+    pub(super) index: usize,
+    pub(super) name: DatabaseName,
+    pub(super) sender: StreamSender,
+    pub(super) inputs: Inputs,
+    pub(super) acknowledge_received: bool,
+    pub(super) quarantine: Quarantine,
+    /// The epoch under which diverged data is replaced: names its quarantine.
+    pub(super) epoch: Epoch,
+}
+
+/// Why a database cannot go on with this connection.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error(transparent)]
+    Quarantine(#[from] QuarantineError),
+    #[error("a standby takes no {0} message: run the same software version on both nodes")]
+    Unexpected(&'static str),
+}
+
+type Flush = Pin<Box<dyn Future<Output = Result<Flushed, MirrorError>>>>;
+
+/// The flush in flight, if any. Never dropped half-way.
+#[derive(Default)]
+struct InFlight(Option<Flush>);
+
+impl Applier {
+    /// Runs until the queue is closed or the mirror refuses; then nothing is in flight any more.
+    pub(super) async fn run(self, mirror: &mut Mirror, mut work: mpsc::UnboundedReceiver<Work>) {
+        let mut flush = InFlight::default();
+        let mut copy = None;
+        if let Err(error) = self.serve(mirror, &mut work, &mut flush, &mut copy).await {
+            self.note(StandbyNote::Failed(self.refusal(&error)));
+        }
+        if let Some(flush) = flush.0.take()
+            && let Ok(flushed) = flush.await
+        {
+            // Its frames are on disk; that nobody hears of it any more is no failure.
+            let _ = mirror.finish_flush(flushed).await;
+        }
+    }
+
+    async fn serve(
+        &self,
+        mirror: &mut Mirror,
+        work: &mut mpsc::UnboundedReceiver<Work>,
+        flush: &mut InFlight,
+        copy: &mut Option<CopyProgress>,
+    ) -> Result<(), ApplyError> {
+        loop {
+            tokio::select! {
+                biased;
+                flushed = async { flush.0.as_mut().expect("guarded").await }, if flush.0.is_some() => {
+                    flush.0 = None;
+                    mirror.finish_flush(flushed?).await?;
+                    self.acknowledge(mirror).await;
+                }
+                next = work.recv() => match next {
+                    Some(Work::Message(message, credit)) => {
+                        self.apply(mirror, message, flush, copy).await?;
+                        drop(credit);
+                    }
+                    Some(Work::Snapshot(path, reply)) => start_snapshot(mirror, &path, reply),
+                    None => return Ok(()),
+                }
+            }
+            if flush.0.is_none()
+                && let Some(ticket) = mirror.start_flush().await?
+            {
+                if self.acknowledge_received {
+                    self.acknowledge(mirror).await;
+                }
+                flush.0 = Some(Box::pin(FlushTicket::run(ticket)));
+            } else if flush.0.is_none() && work.is_empty() {
+                mirror.zero_ahead().await?;
+            }
+        }
+    }
+
+    async fn apply(
+        &self,
+        mirror: &mut Mirror,
+        message: Message,
+        flush: &mut InFlight,
+        copy: &mut Option<CopyProgress>,
+    ) -> Result<(), ApplyError> {
+        if !matches!(message, Message::WalBatch(_) | Message::PageChunk(_))
+            && let Some(running) = flush.0.take()
+        {
+            mirror.finish_flush(running.await?).await?;
+            self.acknowledge(mirror).await;
+        }
+        match message {
+            Message::WalBatch(batch) => mirror.append(batch).await?,
+            Message::Generation(generation) => {
+                mirror.begin_generation(generation).await?;
+                self.acknowledge(mirror).await;
+            }
+            Message::PageChunk(chunk) => self.write_pages(mirror, copy, chunk.first_page, chunk.data).await?,
+            Message::CopyBegin(begin) => {
+                self.begin_copy(mirror, &begin).await?;
+                *copy = Some(CopyProgress {
+                    resync: begin.resync,
+                    page_size: begin.page_size,
+                    pages_done: 0,
+                    pages_total: begin.page_count,
+                    bytes_sent: 0,
+                    started: Instant::now(),
+                });
+                self.note(StandbyNote::Copy(*copy));
+            }
+            Message::HashRequest(request) => {
+                let hashes = mirror.hash_pages(request.first_page, request.page_count).await?;
+                if let Some(copy) = copy {
+                    copy.pages_done = request.first_page - 1 + request.page_count;
+                    self.note(StandbyNote::Copy(Some(*copy)));
+                }
+                let hashes: Bytes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
+                self.send(PageHashes { first_page: request.first_page, hashes }.into()).await;
+            }
+            Message::CopyEnd(end) => {
+                mirror.end_copy(end.generation, end.frame, end.page_count).await?;
+                *copy = None;
+                self.note(StandbyNote::Copy(None));
+                self.acknowledge(mirror).await;
+            }
+            Message::Rewind(rewind) => {
+                self.rewind(mirror, rewind.clone()).await?;
+                self.send(Rewound { generation: rewind.generation, frame: rewind.frame }.into()).await;
+            }
+            other => return Err(ApplyError::Unexpected(other.name())),
+        }
+        self.at(mirror);
+        Ok(())
+    }
+
+    /// Takes frames back. To a database that this node wrote itself and that already ends there, it
+    /// says that the active holds all of it: it continues as a mirror.
+    async fn rewind(&self, mirror: &mut Mirror, rewind: Rewind) -> Result<(), ApplyError> {
+        if mirror.is_diverged() {
+            let position =
+                Position { generation: WalGeneration(rewind.generation), frame: FrameNo(rewind.frame) };
+            let chain = Chain::from_packed(rewind.chain);
+            mirror.adopt(WalPoint { position, chain, salts: mirror.point().salts }).await?;
+            self.acknowledge(mirror).await;
+            return Ok(());
+        }
+        Ok(mirror.rewind(rewind).await?)
+    }
+
+    async fn write_pages(
+        &self,
+        mirror: &mut Mirror,
+        copy: &mut Option<CopyProgress>,
+        first_page: u32,
+        data: Bytes,
+    ) -> Result<(), ApplyError> {
+        let bytes = data.len() as u64;
+        mirror.write_pages(first_page, data).await?;
+        if let Some(copy) = copy {
+            copy.bytes_sent += bytes;
+            copy.pages_done = copy.pages_done.max(first_page);
+            self.note(StandbyNote::Copy(Some(*copy)));
+        }
+        Ok(())
+    }
+
+    /// What this node wrote itself is kept before the first byte of it changes.
+    async fn begin_copy(&self, mirror: &mut Mirror, begin: &CopyBegin) -> Result<(), ApplyError> {
+        if mirror.is_diverged() {
+            let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), fork: None };
+            let kept = mirror.quarantine(&self.quarantine, reason).await?;
+            self.note(StandbyNote::Quarantined(kept.directory));
+        }
+        Ok(mirror.begin_copy(begin.resync, begin.page_size, begin.page_count).await?)
+    }
+
+    async fn acknowledge(&self, mirror: &Mirror) {
+        let (received, durable) = (mirror.received(), mirror.point().position);
+        let ack = Ack {
+            generation: durable.generation.0,
+            received_frame: received.frame.0,
+            durable_frame: durable.frame.0,
+            complete: mirror.is_complete(),
+        };
+        self.sender.acknowledge(ack).await;
+        self.at(mirror);
+    }
+
+    fn at(&self, mirror: &Mirror) {
+        self.note(StandbyNote::At {
+            received: mirror.received(),
+            durable: mirror.point().position,
+            complete: mirror.is_complete(),
+        });
+    }
+
+    async fn send(&self, message: Message) {
+        // A closed connection ends this task through its queue.
+        let _ = self.sender.send(message).await;
+    }
+
+    fn note(&self, note: StandbyNote) {
+        self.inputs.send(Input::Standby { index: self.index, note });
+    }
+
+    fn refusal(&self, error: &ApplyError) -> Refusal {
+        let code = match error {
+            ApplyError::Mirror(error) => error.code(),
+            ApplyError::Quarantine(_) => "disk",
+            ApplyError::Unexpected(_) => "protocol",
+        };
+        Refusal { code: code.to_owned(), sentence: format!("database {}: {error}", self.name) }
+    }
+}
+
+/// Writes a snapshot beside whatever goes on.
+pub(super) fn start_snapshot(mirror: &Mirror, path: &Path, reply: oneshot::Sender<Result<(), String>>) {
+    match mirror.start_snapshot(path) {
+        Ok(ticket) => {
+            tokio::task::spawn_local(async move {
+                let done = ticket.run().await;
+                let _ = reply.send(done.map(|_| ()).map_err(|error| error.to_string()));
+            });
+        }
+        Err(error) => drop(reply.send(Err(error.to_string()))),
+    }
+}

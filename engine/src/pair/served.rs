@@ -1,0 +1,142 @@
+//! Active: one database's state: its capture, its waiters, and how far the standby is with it.
+//!
+//! Owned by [`super::active::Active`], which decides; here is only what concerns a single database.
+
+use super::DatabaseConfig;
+use super::active::WaitReply;
+use super::barrier::Barrier;
+use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
+use super::thread::Inputs;
+use crate::capture::{Capture, CaptureError, CaptureEvent};
+use crate::mirror::TakenOver;
+use crate::wal::WalPoint;
+use lockstep_wire::Position;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How long a database may be unfit before it is an alarm: an application needs a moment to make it.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Groups of commits remembered until somebody waits beyond them; older ones merge.
+const UNWAITED_GROUPS: usize = 1024;
+
+/// One database being served.
+pub(super) struct Served {
+    pub(super) config: DatabaseConfig,
+    pub(super) state: DatabaseState,
+    pub(super) continues: Option<WalPoint>,
+    /// Keeps an application's last close from removing the WAL until capture has attached.
+    pub(super) taken: Option<TakenOver>,
+    /// Since when it cannot be followed.
+    pub(super) refused_at: Option<Instant>,
+    pub(super) capture: Option<Rc<Capture>>,
+    /// At home unless a shipment has it.
+    pub(super) events: Option<mpsc::Receiver<CaptureEvent>>,
+    pub(super) shipment: Option<JoinHandle<()>>,
+    pub(super) barrier: Barrier<WaitReply>,
+    /// Stamps of an older numbering are ignored.
+    pub(super) stamp_serial: u64,
+    /// The standby holds everything acknowledged of this database.
+    pub(super) synced: bool,
+    /// The attached mirror is a sound database by its own word.
+    pub(super) complete: bool,
+    /// In sync once durable here; None: not known yet.
+    pub(super) target: Option<Position>,
+    pub(super) sent: Position,
+    pub(super) commits: u64,
+    pub(super) unwaited: VecDeque<(Position, u64)>,
+    pub(super) waited: Position,
+    pub(super) level_since: Option<Instant>,
+    pub(super) copy: Option<CopyProgress>,
+}
+
+impl Served {
+    pub(super) fn new(config: DatabaseConfig, taken: Option<TakenOver>) -> Self {
+        Self {
+            config,
+            state: DatabaseState::Idle,
+            continues: taken.as_ref().map(|t| t.point),
+            taken,
+            refused_at: None,
+            capture: None,
+            events: None,
+            shipment: None,
+            barrier: Barrier::default(),
+            stamp_serial: 0,
+            synced: false,
+            complete: false,
+            target: None,
+            sent: Position::default(),
+            commits: 0,
+            unwaited: VecDeque::new(),
+            waited: Position::default(),
+            level_since: None,
+            copy: None,
+        }
+    }
+
+    /// Cannot be followed now. An application that is just making its database is not worth an alarm.
+    pub(super) fn refused(&mut self, error: &CaptureError, inputs: &Inputs) {
+        if matches!(error, CaptureError::Missing { .. }) {
+            self.state = DatabaseState::Absent;
+            return;
+        }
+        let since = *self.refused_at.get_or_insert_with(Instant::now);
+        let state = DatabaseState::Refused(error.to_string());
+        if since.elapsed() >= REFUSED_PATIENCE && self.state != state {
+            inputs.notice(true, format!("database {}: {error}", self.config.name));
+            self.state = state;
+        }
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.barrier.unstamp();
+        self.stamp_serial += 1;
+        self.target = None;
+        self.copy = None;
+        if self.capture.is_some() {
+            self.state = DatabaseState::Alone;
+        }
+    }
+
+    pub(super) fn sent(&mut self, position: Position, commits: u32) {
+        self.sent = position;
+        self.commits += u64::from(commits);
+        if position > self.waited && commits > 0 {
+            if self.unwaited.len() == UNWAITED_GROUPS {
+                let (_, merged) = self.unwaited.pop_front().expect("the queue is full");
+                if let Some(first) = self.unwaited.front_mut() {
+                    first.1 += merged;
+                }
+            }
+            self.unwaited.push_back((position, commits.into()));
+        }
+    }
+
+    /// Somebody waits for everything through `position`.
+    pub(super) fn waited(&mut self, position: Position) {
+        self.waited = self.waited.max(position);
+        while self.unwaited.front().is_some_and(|(at, _)| *at <= self.waited) {
+            self.unwaited.pop_front();
+        }
+    }
+
+    pub(super) fn status(&self) -> DatabaseStatus {
+        let capture = self.capture.as_ref().map(|c| c.status());
+        DatabaseStatus {
+            name: self.config.name.clone(),
+            state: self.state.clone(),
+            position: capture.as_ref().map_or(self.sent, |c| c.position),
+            durable: self.barrier.progress().durable,
+            level_since: self.level_since,
+            wal_bytes: capture.as_ref().map_or(0, |c| c.wal_bytes),
+            commits: self.commits,
+            unwaited_commits: self.unwaited.iter().map(|(_, commits)| commits).sum(),
+            waiting: self.barrier.waiting() as u32,
+            copy: self.copy,
+        }
+    }
+}

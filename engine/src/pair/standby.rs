@@ -1,0 +1,351 @@
+//! Standby: the mirrors, and how they come to and from the tasks that feed them.
+//!
+//! `link -> apply -> mirror`. A mirror lives in its task while a connection stands
+//! ([`super::apply`]) and comes back when the task ends; taking over needs all of them at home.
+
+use super::apply::{self, Work};
+use super::connection::{Connection, Credit};
+use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
+use super::thread::Inputs;
+use super::{CommitMode, DatabaseConfig, EngineConfig};
+use crate::copy::quarantine::Quarantine;
+use crate::mirror::{Mirror, MirrorConfig, TakenOver};
+use crate::storage::Backend;
+use lockstep_wire::{Message, MirrorState, MirrorStates, Position, Refusal};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// What a task says of its mirror.
+pub(super) enum StandbyNote {
+    /// Where it stands.
+    At { received: Position, durable: Position, complete: bool },
+    /// Progress of a copy.
+    Copy(Option<CopyProgress>),
+    /// It cannot go on with this connection.
+    Failed(Refusal),
+    /// Diverged data was kept.
+    Quarantined(PathBuf),
+}
+
+/// The standby role of this node.
+pub(super) struct Standby {
+    databases: Vec<StandbyDatabase>,
+    connection: Option<Rc<Connection>>,
+    /// stream - 1 -> index, as the active announced.
+    streams: Vec<usize>,
+    inputs: Inputs,
+    acknowledge_received: bool,
+    complete: Option<bool>,
+    quarantine: Quarantine,
+}
+
+struct StandbyDatabase {
+    config: DatabaseConfig,
+    mirror: Home,
+    /// Feeds the task.
+    queue: Option<mpsc::UnboundedSender<Work>>,
+    position: Position,
+    durable: Position,
+    complete: bool,
+    level_since: Option<Instant>,
+    copy: Option<CopyProgress>,
+}
+
+/// Where a mirror is.
+enum Home {
+    Here(Box<Mirror>),
+    /// With its task, which sends it back when its queue is closed.
+    Away(oneshot::Receiver<Box<Mirror>>),
+    Gone,
+}
+
+impl Home {
+    async fn bring(&mut self) -> Option<Box<Mirror>> {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Here(mirror) => Some(mirror),
+            Self::Away(returns) => returns.await.ok(),
+            Self::Gone => None,
+        }
+    }
+}
+
+/// How this node mirrors a database.
+pub(super) fn mirror_config(config: &EngineConfig, database: &DatabaseConfig) -> MirrorConfig {
+    MirrorConfig::new(&database.path, config.state_dir.join("mirror").join(database.name.as_str()))
+}
+
+/// The databases of a node that becomes active by its own data: what is still a mirror by its state on
+/// disk is opened first; what this node wrote itself may be in use by its application, and is left alone.
+pub(super) async fn open_own(
+    backend: &Backend,
+    config: &EngineConfig,
+) -> Result<Vec<Option<TakenOver>>, String> {
+    let mut taken = Vec::new();
+    for database in &config.databases {
+        let mirror = mirror_config(config, database);
+        let is_mirror = Mirror::is_mirror_on_disk(backend, &mirror).await.map_err(|e| e.to_string())?;
+        taken.push(if is_mirror {
+            let mirror = Mirror::open(backend.clone(), mirror).await.map_err(|e| e.to_string())?;
+            Some(mirror.take_over().await.map_err(|e| e.to_string())?)
+        } else {
+            None
+        });
+    }
+    Ok(taken)
+}
+
+impl Standby {
+    /// Opens a mirror of every database.
+    pub(super) async fn open(
+        backend: &Backend,
+        config: &EngineConfig,
+        inputs: Inputs,
+    ) -> Result<Self, String> {
+        let mut databases = Vec::new();
+        for database in &config.databases {
+            let mirror = Mirror::open(backend.clone(), mirror_config(config, database)).await;
+            let mirror = mirror.map_err(|error| error.to_string())?;
+            databases.push(StandbyDatabase {
+                config: database.clone(),
+                position: mirror.received(),
+                durable: mirror.point().position,
+                complete: mirror.is_complete(),
+                mirror: Home::Here(Box::new(mirror)),
+                queue: None,
+                level_since: None,
+                copy: None,
+            });
+        }
+        let mut standby = Self {
+            databases,
+            connection: None,
+            streams: Vec::new(),
+            inputs,
+            acknowledge_received: config.commit_mode == CommitMode::Received,
+            complete: None,
+            quarantine: Quarantine {
+                state_dir: config.state_dir.clone(),
+                limit_bytes: config.quarantine_max_bytes,
+            },
+        };
+        standby.judge_complete();
+        Ok(standby)
+    }
+
+    /// A connection stands; the active speaks first.
+    pub(super) fn connected(&mut self, connection: Rc<Connection>) {
+        self.connection = Some(connection);
+    }
+
+    /// The connection is gone: the tasks finish what they have and send the mirrors home.
+    pub(super) fn disconnected(&mut self) {
+        self.connection = None;
+        self.streams.clear();
+        for database in &mut self.databases {
+            database.queue = None;
+            database.copy = None;
+        }
+    }
+
+    /// A message of the active.
+    pub(super) fn message(&mut self, stream: u16, message: Message, credit: Credit) -> Result<(), String> {
+        if let Message::Databases(databases) = message {
+            return self.announced(&databases.names);
+        }
+        let index = self.streams.get(usize::from(stream).wrapping_sub(1)).copied();
+        let Some(index) = index else {
+            return Err(format!("{} on stream {stream}, which was never announced", message.name()));
+        };
+        if let Some(queue) = &self.databases[index].queue {
+            // A closed queue: the task has failed and said so already.
+            let _ = queue.send(Work::Message(message, credit));
+        }
+        Ok(())
+    }
+
+    /// The active names its databases: start a task for each and answer what is held.
+    fn announced(&mut self, names: &[String]) -> Result<(), String> {
+        let Some(connection) = self.connection.clone() else { return Ok(()) };
+        if !self.streams.is_empty() {
+            return Err("databases announced twice".into());
+        }
+        let find = |name: &String| {
+            let index = self.databases.iter().position(|d| d.config.name.as_str() == name);
+            index.ok_or_else(|| format!("the active sends database {name}, which this node's configuration lacks: configure the same databases on both nodes"))
+        };
+        let streams: Vec<usize> = names.iter().map(find).collect::<Result<_, _>>()?;
+        let mut distinct = streams.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.len() != self.databases.len() || streams.len() != distinct.len() {
+            return Err(format!(
+                "the active sends {} databases, this node's configuration has {}: configure the same databases on both nodes",
+                names.len(),
+                self.databases.len()
+            ));
+        }
+        self.streams.clone_from(&streams);
+        let mut states = Vec::new();
+        for (at, index) in streams.iter().enumerate() {
+            states.push(self.start_task(*index, at as u16 + 1, &connection));
+        }
+        tokio::task::spawn_local(async move {
+            let mut held = Vec::new();
+            for state in states {
+                match state.await {
+                    Ok(state) => held.push(state),
+                    Err(_) => return,
+                }
+            }
+            connection.send_control(MirrorStates { states: held }.into());
+        });
+        Ok(())
+    }
+
+    /// Gives the mirror (once it is home) to a task; answers what it holds.
+    fn start_task(
+        &mut self,
+        index: usize,
+        stream: u16,
+        connection: &Rc<Connection>,
+    ) -> oneshot::Receiver<MirrorState> {
+        let (queue, work) = mpsc::unbounded_channel();
+        let (returning, returns) = oneshot::channel();
+        let (held, state) = oneshot::channel();
+        let database = &mut self.databases[index];
+        database.queue = Some(queue);
+        let mut home = std::mem::replace(&mut database.mirror, Home::Away(returns));
+        let applier = apply::Applier {
+            index,
+            name: database.config.name.clone(),
+            sender: connection.stream(stream),
+            inputs: self.inputs.clone(),
+            acknowledge_received: self.acknowledge_received,
+            quarantine: self.quarantine.clone(),
+            epoch: connection.epoch(),
+        };
+        tokio::task::spawn_local(async move {
+            let Some(mut mirror) = home.bring().await else { return };
+            let _ = held.send(mirror.state(u32::from(stream)));
+            applier.run(&mut mirror, work).await;
+            let _ = returning.send(mirror);
+        });
+        state
+    }
+
+    /// A task says something; a sentence when the connection must end.
+    pub(super) fn note(&mut self, index: usize, note: StandbyNote) -> Option<String> {
+        let database = &mut self.databases[index];
+        match note {
+            StandbyNote::At { received, durable, complete } => {
+                database.position = received;
+                database.durable = durable;
+                database.complete = complete;
+                if received == durable {
+                    database.level_since = Some(Instant::now());
+                }
+            }
+            StandbyNote::Copy(progress) => database.copy = progress,
+            StandbyNote::Quarantined(directory) => {
+                let name = database.config.name.clone();
+                self.inputs.event(super::EngineEvent::Quarantined { database: name, directory });
+            }
+            StandbyNote::Failed(refusal) => {
+                let sentence = refusal.sentence.clone();
+                self.inputs.notice(true, sentence.clone());
+                if let Some(connection) = &self.connection {
+                    connection.send_control(refusal.into());
+                }
+                return Some(sentence);
+            }
+        }
+        self.judge_complete();
+        None
+    }
+
+    fn judge_complete(&mut self) {
+        let complete = self.databases.iter().all(|d| d.complete);
+        if self.complete != Some(complete) {
+            self.complete = Some(complete);
+            self.inputs.event(super::EngineEvent::CopyComplete(complete));
+        }
+    }
+
+    /// Opens every mirror with SQLite. All or none: a mirror that cannot be opened leaves the others mirrors.
+    pub(super) async fn take_over(&mut self) -> Result<Vec<Option<TakenOver>>, String> {
+        self.disconnected();
+        let mut taken = Vec::new();
+        for database in &mut self.databases {
+            let name = &database.config.name;
+            let Some(mirror) = database.mirror.bring().await else {
+                return Err(format!("database {name}: its mirror is not open"));
+            };
+            if !mirror.is_complete() && mirror.state(0).page_count == 0 {
+                // The active never had this database, so nothing was acknowledged of it.
+                mirror.close().await.map_err(|error| error.to_string())?;
+                taken.push(None);
+                continue;
+            }
+            taken.push(Some(mirror.take_over().await.map_err(|error| error.to_string())?));
+        }
+        Ok(taken)
+    }
+
+    /// Ends the role: the mirrors are closed and keep their state on disk.
+    pub(super) async fn close(&mut self) {
+        self.disconnected();
+        for database in &mut self.databases {
+            if let Some(mirror) = database.mirror.bring().await
+                && let Err(error) = mirror.close().await
+            {
+                self.inputs.notice(true, error.to_string());
+            }
+        }
+    }
+
+    /// Writes a sound copy of the last durable commit to `destination`.
+    pub(super) fn snapshot(
+        &mut self,
+        name: &str,
+        destination: PathBuf,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        let Some(database) = self.databases.iter().find(|d| d.config.name.as_str() == name) else {
+            let _ = reply.send(Err(format!("database {name} is not configured in this pair")));
+            return;
+        };
+        match (&database.queue, &database.mirror) {
+            (Some(queue), _) => {
+                // A closed queue drops the reply, and the caller is told that the task ended.
+                let _ = queue.send(Work::Snapshot(destination, reply));
+            }
+            (None, Home::Here(mirror)) => apply::start_snapshot(mirror, &destination, reply),
+            (None, _) => drop(reply.send(Err("the mirror is busy with its last frames: try again".into()))),
+        }
+    }
+
+    /// For the status.
+    pub(super) fn statuses(&self) -> Vec<DatabaseStatus> {
+        let status = |d: &StandbyDatabase| DatabaseStatus {
+            name: d.config.name.clone(),
+            state: if d.copy.is_some() { DatabaseState::Copying } else { DatabaseState::Mirror },
+            position: d.position,
+            durable: d.durable,
+            level_since: d.level_since,
+            wal_bytes: std::fs::metadata(wal_path(&d.config.path)).map_or(0, |m| m.len()),
+            commits: 0,
+            unwaited_commits: 0,
+            waiting: 0,
+            copy: d.copy,
+        };
+        self.databases.iter().map(status).collect()
+    }
+}
+
+fn wal_path(database: &std::path::Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}

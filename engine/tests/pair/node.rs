@@ -1,0 +1,210 @@
+//! One node of the tests: an engine with its directory and what it has said so far.
+
+use crate::writer;
+use lockstep_engine::link::{
+    CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
+};
+use lockstep_engine::pair::{
+    Acknowledged, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent,
+};
+use lockstep_engine::storage::BackendChoice;
+use lockstep_wire::{DatabaseName, Epoch, SessionId};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+
+/// Nothing here takes this long unless it never comes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Node {
+    directory: Arc<TempDir>,
+    config: EngineConfig,
+    engine: Engine,
+    events: mpsc::UnboundedReceiver<EngineEvent>,
+    seen: Vec<EngineEvent>,
+}
+
+/// Two nodes that pin each other; the first has an empty database.
+pub(crate) fn pair() -> (Node, Node) {
+    let identities = ["a", "b"].map(|name| Arc::new(Identity::generate(name).expect("an identity is made")));
+    let fingerprints = [identities[0].fingerprint(), identities[1].fingerprint()];
+    let port = free_port();
+    let [a, b] = identities;
+    let first = Node::start(config(a, fingerprints[1], Side::Listen, port), Arc::default_dir());
+    let second = Node::start(config(b, fingerprints[0], Side::Connect, port), Arc::default_dir());
+    writer::create(first.database());
+    (first, second)
+}
+
+trait DefaultDir {
+    fn default_dir() -> Self;
+}
+
+impl DefaultDir for Arc<TempDir> {
+    fn default_dir() -> Self {
+        Self::new(TempDir::new().expect("a temporary directory"))
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+fn config(
+    identity: Arc<Identity>,
+    peer: lockstep_engine::link::Fingerprint,
+    side: Side,
+    port: u16,
+) -> EngineConfig {
+    let address = Ipv4Addr::LOCALHOST.into();
+    EngineConfig {
+        databases: Vec::new(),
+        state_dir: PathBuf::new(),
+        quarantine_max_bytes: 1 << 30,
+        link: LinkConfig {
+            greeting: Greeting {
+                pair: "test".parse().expect("a name"),
+                node_name: if side == Side::Listen { "a".into() } else { "b".into() },
+                software: "test".into(),
+                session: SessionId(u64::from(port)),
+            },
+            peer,
+            side,
+            direct: None,
+            lan: Some(PathConfig { interface: None, address, peer: address, port }),
+            compression: CompressionSetting::Adaptive,
+            bulk_cap_bytes_per_s: None,
+            timing: LinkTiming::default(),
+        },
+        identity,
+        commit_mode: CommitMode::Durable,
+        storage: BackendChoice::Best,
+        may_release: Arc::new(|| true),
+    }
+}
+
+fn main_db() -> DatabaseName {
+    "main".parse().expect("a name")
+}
+
+impl Node {
+    fn start(mut config: EngineConfig, directory: Arc<TempDir>) -> Self {
+        config.state_dir = directory.path().join("state");
+        config.databases = vec![DatabaseConfig {
+            name: main_db(),
+            path: directory.path().join("app.db"),
+            checkpoint_frames: 100,
+            wal_retain_max_bytes: 64 << 20,
+        }];
+        let (engine, events) = Engine::start(config.clone()).expect("a thread is made");
+        Self { directory, config, engine, events, seen: Vec::new() }
+    }
+
+    pub(crate) fn database(&self) -> &Path {
+        &self.config.databases[0].path
+    }
+
+    async fn role(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
+    ) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        self.engine.command(command(reply)).await;
+        tokio::time::timeout(LIMIT, done).await.expect("a role change ends").expect("the data thread lives")
+    }
+
+    pub(crate) async fn become_active(&mut self, epoch: Epoch) -> Result<(), String> {
+        self.role(|reply| Command::BecomeActive { epoch, reply }).await
+    }
+
+    pub(crate) async fn become_standby(&mut self, epoch: Epoch) -> Result<(), String> {
+        self.role(|reply| Command::BecomeStandby { epoch, reply }).await
+    }
+
+    pub(crate) async fn promote(&mut self, epoch: Epoch) -> Result<(), String> {
+        self.role(|reply| Command::Promote { epoch, reply }).await
+    }
+
+    pub(crate) async fn become_idle(&self) {
+        let (reply, done) = oneshot::channel();
+        self.engine.command(Command::BecomeIdle(reply)).await;
+        done.await.expect("the data thread lives");
+    }
+
+    pub(crate) async fn allow_solo(&self, epoch: Epoch) {
+        self.engine.command(Command::AllowSolo(epoch)).await;
+    }
+
+    pub(crate) async fn drain(&self) {
+        let (reply, done) = oneshot::channel();
+        self.engine.command(Command::Drain(reply)).await;
+        tokio::time::timeout(LIMIT, done).await.expect("a drain ends").expect("the standby stays");
+    }
+
+    pub(crate) async fn wait(&self, mode: CommitMode) -> Result<Acknowledged, String> {
+        let (reply, answer) = oneshot::channel();
+        self.engine.command(Command::Wait { database: main_db(), mode, reply }).await;
+        let answer = tokio::time::timeout(LIMIT, answer).await;
+        answer.unwrap_or_else(|_| panic!("no answer: {:?}", self.engine.status())).expect("the thread lives")
+    }
+
+    pub(crate) async fn stop(&self) {
+        let (reply, done) = oneshot::channel();
+        self.engine.command(Command::Stop(reply)).await;
+        done.await.expect("the data thread ends in order");
+    }
+
+    /// Ends the engine and starts another on the same directory, without a role.
+    pub(crate) async fn restart(self) -> Self {
+        self.stop().await;
+        Self::start(self.config, self.directory)
+    }
+
+    /// The last word on being in sync is "yes".
+    pub(crate) async fn until_in_sync(&mut self) {
+        let until = tokio::time::Instant::now() + LIMIT;
+        loop {
+            self.collect();
+            let last = self.seen.iter().rev().find_map(|e| match e {
+                EngineEvent::InSync(in_sync) => Some(*in_sync),
+                _ => None,
+            });
+            if last == Some(true) {
+                return;
+            }
+            match tokio::time::timeout_at(until, self.events.recv()).await {
+                Ok(Some(event)) => self.seen.push(event),
+                other => panic!("not in sync ({other:?}): {:#?} {:#?}", self.seen, self.engine.status()),
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.seen.push(event);
+        }
+    }
+
+    /// How many copies or resyncs began on this node as a standby.
+    pub(crate) fn copies(&mut self) -> usize {
+        self.collect();
+        let mut complete = false;
+        let mut began = 0;
+        for event in &self.seen {
+            if let EngineEvent::CopyComplete(now) = event {
+                began += usize::from(complete && !now);
+                complete = *now;
+            }
+        }
+        began
+    }
+
+    pub(crate) fn quarantined(&mut self) -> usize {
+        self.collect();
+        self.seen.iter().filter(|e| matches!(e, EngineEvent::Quarantined { .. })).count()
+    }
+}
