@@ -21,7 +21,8 @@ use super::generate::{self, Wishes};
 use super::layout::{Home, Node};
 use super::{disk, exec};
 
-/// Two fresh nodes are in sync within a few seconds; a slow disk gets more.
+/// Two fresh nodes are in sync within a few seconds; a slow disk gets more, and a copy that goes on
+/// as long as it takes.
 const IN_SYNC_DEADLINE: Duration = Duration::from_secs(60);
 /// Between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -32,7 +33,7 @@ const LOG_LINES: usize = 20;
 
 /// Both nodes are up but not in sync in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the nodes were not in sync within {seconds} s (a: {a}; b: {b})", seconds = IN_SYNC_DEADLINE.as_secs())]
+#[error("the nodes were not in sync within {seconds} s: a: {a}; b: {b}", seconds = IN_SYNC_DEADLINE.as_secs())]
 pub(super) struct NotInSync {
     a: String,
     b: String,
@@ -142,8 +143,8 @@ fn start(home: &Home) -> Result<()> {
 }
 
 fn wait_in_sync(home: &Home) -> Result<()> {
-    let deadline = Instant::now() + IN_SYNC_DEADLINE;
-    let mut shown = String::new();
+    let mut deadline = Instant::now() + IN_SYNC_DEADLINE;
+    let (mut shown, mut copied) = (String::new(), 0);
     loop {
         let looks = Node::ALL.map(|node| look(home, node));
         let [a, b] = looks.each_ref().map(|look| look.sentence.clone());
@@ -155,6 +156,12 @@ fn wait_in_sync(home: &Home) -> Result<()> {
         if looks.iter().all(|look| look.in_sync) {
             return Ok(());
         }
+        // A large database takes its time, as long as it goes on.
+        let done: u64 = looks.iter().map(|look| look.copied_bytes).sum();
+        if done > copied {
+            copied = done;
+            deadline = Instant::now() + IN_SYNC_DEADLINE;
+        }
         if Instant::now() > deadline {
             return Err(NotInSync { a, b }.into());
         }
@@ -164,6 +171,7 @@ fn wait_in_sync(home: &Home) -> Result<()> {
 
 struct Look {
     in_sync: bool,
+    copied_bytes: u64,
     sentence: String,
 }
 
@@ -174,19 +182,38 @@ fn look(home: &Home, node: Node) -> Look {
     exec::environment(&mut command, home, node.into());
     let status =
         command.output().ok().and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok());
-    let Some(status) = status else { return Look { in_sync: false, sentence: "starting".into() } };
-    let no_pairs = Vec::new();
-    let pairs = status["pairs"].as_array().unwrap_or(&no_pairs);
-    let in_sync =
-        !pairs.is_empty() && pairs.iter().all(|pair| pair["in_sync"] == true && settled(node, pair));
-    let state = |pair: &Value| pair["state"].as_str().unwrap_or("unknown").to_owned();
-    let states: Vec<String> = pairs.iter().map(state).collect();
-    Look { in_sync, sentence: format!("{}{}", states.join(", "), if in_sync { ", in sync" } else { "" }) }
+    status.map_or_else(
+        || Look { in_sync: false, copied_bytes: 0, sentence: "the agent does not answer".into() },
+        |status| judge(node, &status),
+    )
 }
 
-/// After `up` the primary serves and the secondary stands by.
-fn settled(node: Node, pair: &Value) -> bool {
-    pair["state"] == if node == Node::A { "active" } else { "standby" }
+/// After `up` the primary serves, the secondary stands by, and both are in sync.
+fn judge(node: Node, status: &Value) -> Look {
+    let wanted = if node == Node::A { "active" } else { "standby" };
+    let none = Vec::new();
+    let pairs = status["pairs"].as_array().unwrap_or(&none);
+    let in_sync =
+        !pairs.is_empty() && pairs.iter().all(|pair| pair["in_sync"] == true && pair["state"] == wanted);
+    let mut words: Vec<String> = Vec::new();
+    let mut copied_bytes = 0;
+    for pair in pairs {
+        words.push(pair["state"].as_str().unwrap_or("unknown").to_owned());
+        words.extend(pair["link"]["fault"].as_str().map(str::to_owned));
+        words.extend(pair["question"].as_str().map(str::to_owned));
+        for database in pair["databases"].as_array().unwrap_or(&none) {
+            let copy = &database["copy"];
+            if let (Some(done), Some(total)) = (copy["done_bytes"].as_u64(), copy["total_bytes"].as_u64()) {
+                copied_bytes += done;
+                words.push(format!("{done} of {total} bytes copied"));
+            }
+            words.extend(database["fault"].as_str().map(str::to_owned));
+        }
+    }
+    if in_sync {
+        words.push("in sync".into());
+    }
+    Look { in_sync, copied_bytes, sentence: words.join(", ") }
 }
 
 fn show_logs(home: &Home) {
@@ -197,5 +224,32 @@ fn show_logs(home: &Home) {
         for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
             eprintln!("{line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_an_active_primary_and_a_secondary_standing_by_in_sync_are_up() {
+        let status = |state: &str, in_sync: bool| json!({"pairs": [{"state": state, "in_sync": in_sync}]});
+        assert!(judge(Node::A, &status("active", true)).in_sync);
+        assert!(judge(Node::B, &status("standby", true)).in_sync);
+        assert!(!judge(Node::A, &status("active", false)).in_sync);
+        assert!(!judge(Node::A, &status("standby", true)).in_sync);
+        assert!(!judge(Node::B, &status("copying", true)).in_sync);
+        assert!(!judge(Node::A, &json!({"pairs": []})).in_sync);
+        assert!(!judge(Node::A, &json!("not a status")).in_sync);
+    }
+
+    #[test]
+    fn a_copy_under_way_and_every_fault_are_said() {
+        let database = json!({"copy": {"done_bytes": 10, "total_bytes": 40}, "fault": "not in WAL mode"});
+        let pair = json!({"state": "copying", "databases": [database], "link": {"fault": "no route"}});
+        let look = judge(Node::B, &json!({"pairs": [pair]}));
+        assert_eq!(look.copied_bytes, 10);
+        assert_eq!(look.sentence, "copying, no route, 10 of 40 bytes copied, not in WAL mode");
     }
 }
