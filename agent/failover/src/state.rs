@@ -210,3 +210,6 @@ impl Raw {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,9 @@ impl World {
     pub(super) fn link(&mut self) {
         let way = |path| self.passes(path, 0) && self.passes(path, 1);
         let can = self.nodes.iter().all(Node::runs) && Path::ALL.into_iter().any(way);
-        if !can {
+        // A restarted agent begins a new connection, however short it was away.
+        let lives = self.nodes.iter().map(Node::lives).sum();
+        if !can || std::mem::replace(&mut self.lives, lives) != lives {
             self.connected_since = None;
         } else if self.connected_since.is_none() {
             self.connected_since = Some(self.tick);

@@ -101,6 +101,11 @@ impl Node {
         self.powered && !self.frozen && self.agent.is_some()
     }
 
+    /// How often its agent has started.
+    pub fn lives(&self) -> u64 {
+        self.sessions
+    }
+
     pub fn accepts(&self, key: u64) -> bool {
         self.agent.is_some() && self.keys.contains(&key)
     }

@@ -1,0 +1,27 @@
+//! docs/failover.md says what the table says.
+//!
+//! `LOCKSTEP_BLESS=1 cargo test -p lockstep-failover --test page` writes both parts anew.
+
+use lockstep_failover::diagram;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failover.md");
+
+fn with(page: &str, name: &str, content: &str) -> String {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    let (head, rest) = page.split_once(&begin).expect("the page has the begin marker");
+    let (_, tail) = rest.split_once(&end).expect("the page has the end marker");
+    format!("{head}{begin}{content}{end}{tail}")
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "reads the page it checks")]
+fn the_failover_page_shows_the_table_and_the_diagram_of_the_code() {
+    let page = std::fs::read_to_string(PAGE).expect("docs/failover.md");
+    let diagram = format!("```mermaid\n{}```\n", diagram::mermaid());
+    let wanted = with(&with(&page, "diagram", &diagram), "table", &diagram::markdown());
+    if std::env::var_os("LOCKSTEP_BLESS").is_some() {
+        std::fs::write(PAGE, &wanted).expect("docs/failover.md can be written");
+        return;
+    }
+    assert!(page == wanted, "write it anew: LOCKSTEP_BLESS=1 cargo test -p lockstep-failover --test page");
+}
