@@ -90,7 +90,7 @@ fn run(order: &Order) -> io::Result<()> {
     let _ = rustix::process::setsid();
     // Orphans of the application become our children, so that none of them escapes the kill.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let _lock = lock(&order.socket)?;
+    let lock = lock(&order.socket)?;
     let socket = listen(&order.socket)?;
     let started = Program::start(order).and_then(|program| {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
@@ -108,6 +108,8 @@ fn run(order: &Order) -> io::Result<()> {
     let outcome = supervisor.watch(order.stop_timeout_us);
     // Also after an error: no program without a supervisor.
     supervisor.program.kill();
+    // Before anybody hears that the program is gone, so that it can be started again at once.
+    drop(lock);
     let _ = std::fs::remove_file(&order.socket);
     supervisor.answer_the_last();
     outcome

@@ -3,13 +3,13 @@
 //! A namespace lives as long as its value; nothing is left behind when a test dies.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -25,10 +25,12 @@ impl Namespace {
         let (near, far) = (Self::new(), Self::new());
         let far_fd = far.0.as_raw_fd();
         near.run(|| add_cable(far_fd));
+        for namespace in [&near, &far] {
+            namespace.run(|| ["lo", "eth0"].map(set_up));
+        }
         for (namespace, last) in [(&near, 1), (&far, 2)] {
             namespace.run(|| {
-                set_up("lo");
-                set_up("eth0");
+                await_operational("eth0");
                 add_address("eth0", IpAddr::from([10, 0, 0, last]), 24);
                 add_address("eth0", IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)]), 64);
             });
@@ -76,6 +78,22 @@ fn add_cable(far_fd: i32) {
         .expect("a veth pair");
 }
 
+/// Waits until the kernel has noticed that `interface` works: IPv6 answers nobody before.
+fn await_operational(interface: &str) {
+    let mut route = Route::open().expect("netlink");
+    let up = LinkAttribute::OperState(State::Up);
+    loop {
+        let mut wanted = LinkMessage::default();
+        wanted.attributes.push(LinkAttribute::IfName(interface.to_owned()));
+        let answers = route.request(RouteNetlinkMessage::GetLink(wanted), 0).expect("the interface");
+        let is_up = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewLink(link) if link.attributes.contains(&up));
+        if answers.iter().any(is_up) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Sets `interface` up.
 pub(crate) fn set_up(interface: &str) {
     change(interface, true);
@@ -109,4 +127,17 @@ pub(crate) fn add_address(interface: &str, address: IpAddr, prefix: u8) {
     route
         .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
         .expect("CAP_NET_ADMIN to add an address");
+    if let IpAddr::V6(v6) = address {
+        await_listening(v6);
+    }
+}
+
+/// Waits until the kernel listens for solicitations of `address`: it joins their group later.
+fn await_listening(address: Ipv6Addr) {
+    let [.., a, b, c] = address.octets();
+    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+    let groups = || std::fs::read_to_string("/proc/thread-self/net/igmp6").expect("IPv6 is there");
+    while !groups().contains(&group) {
+        std::thread::yield_now();
+    }
 }

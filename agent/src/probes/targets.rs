@@ -123,10 +123,10 @@ mod tests {
         let (node, _peer) = Namespace::two();
         node.run(|| {
             let targets = list(&["10.0.0.2", "10.0.0.99", "fd00::2"]);
-            for own in [None, Some(targets[0]), list(&["10.0.0.1"]).pop(), list(&["fd00::1"]).pop()] {
-                let own = own.filter(|own| *own != targets[0]);
+            for own in [None, list(&["10.0.0.1"]).pop(), list(&["fd00::1"]).pop()] {
                 let mut probe = TargetProbe::open("eth0", own, &targets).expect("CAP_NET_RAW");
-                let round = probe.round(Duration::from_secs(1)).expect("asks");
+                // One of them never answers, so each round takes its whole time.
+                let round = probe.round(Duration::from_millis(200)).expect("asks");
                 let mut answered: Vec<_> = round.answered.iter().map(|(address, _)| *address).collect();
                 answered.sort();
                 assert_eq!(answered, list(&["10.0.0.2", "fd00::2"]), "asked from {own:?}");
