@@ -135,7 +135,8 @@ pub enum Event {
     EngineReady,
     /// The engine could not do what it was told.
     EngineFailed(String),
-    /// Standby: a first copy or resync is complete (true) or has begun (false).
+    /// Standby: a first copy or resync is complete (true) or has begun (false). Also once at the
+    /// start, by what the disk holds: without a complete copy no operator can force this node.
     CopyComplete(bool),
     /// The peer refuses the data connection.
     PeerRefused(String),

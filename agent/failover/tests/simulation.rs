@@ -146,7 +146,7 @@ fn random_schedule(seed: u64) -> World {
     for _ in 0..=chance.below(3) {
         let n = chance.below(2) as usize;
         let now = world.true_us();
-        let fault = chance.below(10);
+        let fault = chance.below(12);
         world.trace.push(format!("{:>7} ms fault {fault} on {n}", now / 1_000));
         match fault {
             0 => world.nodes[n].power_off(),
@@ -158,6 +158,12 @@ fn random_schedule(seed: u64) -> World {
             6 => world.lan_out_cut[n] = true,
             7 => world.lan_in_cut[n] = true,
             8 => {
+                world.lan_in_cut[n] = true;
+                world.lan_out_cut[n] = true;
+            }
+            9 | 10 => {
+                // Every cable of one node at once.
+                world.direct_cut = [true; 2];
                 world.lan_in_cut[n] = true;
                 world.lan_out_cut[n] = true;
             }

@@ -55,6 +55,7 @@ pub struct Node {
     pub key: u64,
     keys: [u64; 2],
     pub failover: FailoverType,
+    fast: bool,
 }
 
 impl Node {
@@ -86,6 +87,7 @@ impl Node {
             key: 0,
             keys: [0; 2],
             failover: FailoverType::Automatic,
+            fast: seed.is_multiple_of(2),
         };
         node.power_on(0);
         node
@@ -211,7 +213,7 @@ impl Node {
                     self.inbox.push(Event::HeartbeatSet { revision, last_grant_sent });
                 }
                 Command::Probe(sent_at) => pulse.on_majority_probe(sent_at),
-                Command::Pings => self.pings = Some((0, 10)),
+                Command::Pings => self.pings = Some((0, if self.fast { 2 } else { 10 })),
             }
         }
         sent.extend(pulse.beat(now).map(|heartbeat| (None, heartbeat)));
@@ -314,7 +316,11 @@ impl Node {
         match step {
             Step::Ready(actions) => self.carry_out(now_us, actions, chance, lines),
             Step::Persist(pending) => {
-                let ticks = if chance.one_in(50) { chance.below(100) } else { chance.below(3) };
+                let ticks = if chance.one_in(50) {
+                    chance.below(100)
+                } else {
+                    chance.below(if self.fast { 1 } else { 3 })
+                };
                 lines.push(format!("persist {:?}", pending.state()));
                 self.persisting = Some((now_us / TICK_US + ticks, pending));
             }
@@ -324,7 +330,8 @@ impl Node {
     fn carry_out(&mut self, now_us: u64, actions: Vec<Action>, chance: &mut Chance, lines: &mut Vec<String>) {
         let tick = now_us / TICK_US;
         for action in actions {
-            let soon = tick + 1 + chance.below(4);
+            // Some worlds are fast, so that nothing is safe only because effects are slow.
+            let soon = if self.fast { tick } else { tick + 1 + chance.below(4) };
             match action {
                 Action::Log { row, sentence, .. } => lines.push(format!("[{row}] {sentence}")),
                 Action::SetHeartbeat(voice) => self.commands.push(Command::Speak(voice)),
@@ -332,7 +339,9 @@ impl Node {
                     self.announced = self.lease_holds(now_us);
                     self.commands.push(Command::Probe(probe_sent_at));
                 }
-                Action::ProbeVip => self.vip_probe = Some((tick + 5, self.local(now_us), false)),
+                Action::ProbeVip => {
+                    self.vip_probe = Some((tick + if self.fast { 1 } else { 5 }, self.local(now_us), false));
+                }
                 Action::SendIntentPings => self.commands.push(Command::Pings),
                 Action::Engine(order) => self.engine_order(order, soon),
                 Action::AddVipSilent => {
@@ -350,7 +359,7 @@ impl Node {
                 }
                 Action::StartApp => {
                     self.effects.push((soon, Event::AppStarted));
-                    self.effects.push((soon + 5, Event::AppHealthy));
+                    self.effects.push((if self.fast { soon } else { soon + 5 }, Event::AppHealthy));
                 }
                 Action::StopApp | Action::KillApp => self.effects.push((soon, Event::AppStopped)),
                 Action::Alarm(_)
