@@ -28,12 +28,6 @@ const STUCK_MS: u64 = 1_000;
 /// than the limit for one that takes none: a VACUUM somewhat larger than the limit may still stream.
 const SLOW_FACTOR: u64 = 4;
 
-/// Pause after the write lock was not to be had: a writer's transaction is seldom shorter.
-const HAND_OVER_PAUSE_MS: u64 = 1;
-
-/// Tries to begin the transaction that ends a hand-over; SQLite itself tries for seconds in each.
-const HAND_OVER_BEGINS: u32 = 3;
-
 /// Tries to read a wal-index that a killed writer left half-written; each one lets SQLite repair it.
 const INDEX_REPAIRS: u32 = 50;
 
@@ -61,13 +55,13 @@ pub(super) enum Pace {
 
 /// The transaction that is held.
 #[derive(Debug, Clone, Copy)]
-struct Hold {
+pub(super) struct Hold {
     /// Upper bound of its mark.
-    seen: Seen,
+    pub(super) seen: Seen,
     /// It needs nothing of the WAL (as far as can be known: SQLite does not tell).
-    read0: bool,
+    pub(super) read0: bool,
     /// It was begun again later in the same state, to be sure of `read0`.
-    confirmed: bool,
+    pub(super) confirmed: bool,
 }
 
 /// The state of the capture thread.
@@ -84,9 +78,10 @@ pub(super) struct Follower {
     pub(super) fresh: Option<WalGeneration>,
     pub(super) status: CaptureStatus,
     pub(super) shared: Arc<Shared>,
-    hold: Hold,
-    handed_over: Seen,
-    hand_over_from: Instant,
+    pub(super) hold: Hold,
+    pub(super) handed_over: Seen,
+    pub(super) prepared: Seen,
+    pub(super) hand_over_from: Instant,
 }
 
 impl Follower {
@@ -113,6 +108,7 @@ impl Follower {
             shared,
             hold: Hold { seen: Seen::default(), read0: false, confirmed: false },
             handed_over: Seen::default(),
+            prepared: Seen::default(),
             hand_over_from: Instant::now(),
         };
         let index = follower.index()?;
@@ -179,7 +175,7 @@ impl Follower {
     }
 
     /// Takes what `index` shows, according to the mode.
-    fn catch_up(&mut self, index: &WalIndex) -> Result<Pace, CaptureError> {
+    pub(super) fn catch_up(&mut self, index: &WalIndex) -> Result<Pace, CaptureError> {
         let generation = self.cursor.point.position.generation;
         let begun = self.cursor.begun;
         let pace = match self.mode {
@@ -228,83 +224,6 @@ impl Follower {
         self.hold = Hold { seen: Seen::of(&after), read0, confirmed: false };
         // Frames may have been published meanwhile.
         Ok(Pace::Again)
-    }
-
-    fn hand_over_if_due(&mut self) -> Result<Pace, CaptureError> {
-        let index = &self.index()?;
-        let grown = match self.handed_over {
-            Seen { salts, frame } if salts == index.salts => index.last_frame.0.saturating_sub(frame.0),
-            _ => index.last_frame.0,
-        };
-        let wanted = !index.is_backfilled() && grown >= self.config.checkpoint_frames.max(1);
-        let able = self.mode != Mode::Retain
-            && self.outbox.has_room()
-            && self.cursor.next(index) == Next::Nothing
-            && Instant::now() >= self.hand_over_from;
-        if wanted && able { self.hand_over() } else { Ok(Pace::Idle) }
-    }
-
-    /// Stops writers for a moment, so that everything can go into the database file and the next
-    /// writer begins the WAL anew.
-    fn hand_over(&mut self) -> Result<Pace, CaptureError> {
-        self.hand_over_from = Instant::now() + Duration::from_millis(HAND_OVER_PAUSE_MS);
-        // Most of the work is done before writers are stopped.
-        self.files.sync_wal()?;
-        self.warn_of(self.marks.checkpoint());
-        self.files.sync_database()?;
-        if self.index()?.is_backfilled() {
-            self.status.handovers += 1;
-            return Ok(Pace::Again);
-        }
-        let began = Instant::now();
-        if !self.marks.begin_next_writing()? {
-            self.status.handovers_busy += 1;
-            return Ok(Pace::Soon);
-        }
-        let Some(index) = self.files.wal_index()? else {
-            self.marks.drop_next()?;
-            return Ok(Pace::Soon);
-        };
-        self.cursor.observe(&index, self.hold.seen);
-        self.catch_up(&index)?;
-        if self.mode == Mode::Retain || self.cursor.next(&index) != Next::Nothing {
-            self.marks.drop_next()?;
-            return Ok(Pace::Soon);
-        }
-        self.marks.keep_next()?;
-        self.hold = Hold { seen: Seen::of(&index), read0: false, confirmed: false };
-        self.handed_over = Seen::of(&index);
-        let complete = self.marks.checkpoint();
-        // The mark that holds the write lock ends now, whatever the checkpoint did.
-        let after = self.begin_after_checkpoint()?;
-        self.marks.keep_next()?;
-        self.hold = Hold { seen: Seen::of(&after), read0: after.is_backfilled(), confirmed: false };
-        self.status.handovers += 1;
-        self.status.handovers_incomplete += u64::from(!after.is_backfilled());
-        let held_us = began.elapsed().as_micros() as u64;
-        self.status.held_max_us = self.status.held_max_us.max(held_us);
-        self.status.held_total_us += held_us;
-        self.warn_of(complete);
-        Ok(Pace::Again)
-    }
-
-    /// A failed checkpoint (a full disk) loses nothing: frames stay in the WAL.
-    fn warn_of(&self, checkpoint: Result<(), CaptureError>) {
-        if let Err(error) = checkpoint {
-            tracing::warn!(path = %self.files.path.display(), %error, "the WAL grows until a checkpoint succeeds");
-        }
-    }
-
-    /// Nobody else can write now, so a lock in the way is another reader's or checkpointer's and short.
-    fn begin_after_checkpoint(&self) -> Result<WalIndex, CaptureError> {
-        for _ in 0..HAND_OVER_BEGINS {
-            if self.marks.begin_next()?
-                && let Some(index) = self.files.wal_index()?
-            {
-                return Ok(index);
-            }
-        }
-        Err(CaptureError::Exclusive { path: self.files.path.clone() })
     }
 
     /// Lets the mark go when the WAL is too large and nobody takes frames.

@@ -14,6 +14,7 @@ mod cursor;
 mod error;
 mod files;
 mod follow;
+mod hand_over;
 mod marks;
 mod outbox;
 mod pages;
