@@ -198,7 +198,8 @@ mod tests {
         assert_eq!(cursor.next(&index(2, 0)), Next::Nothing, "no frame, no generation");
         cursor.observe(&index(3, 4), Seen::default());
         assert_eq!(cursor.next(&index(3, 4)), Next::Switch);
-        assert_eq!(cursor.position_at(&index(3, 4)).to_string(), "0000000008.0000000004");
+        let expected = Position { generation: WalGeneration(8), frame: FrameNo(4) };
+        assert_eq!(cursor.position_at(&index(3, 4)), expected);
         cursor.follow(&index(3, 4));
         assert_eq!(cursor.previous, Some(end));
     }
