@@ -231,6 +231,18 @@ fn exec_passes_exit_code_directory_environment_and_streams_on() {
 }
 
 #[test]
+fn a_machine_answers_orders_also_those_it_cannot_obey() {
+    let lab = Lab::up_without_agents();
+    for order in ["kill", "halt", "stop", "start"] {
+        let output = lab.run(&["agent", order, "b"]);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("runs no agent"), "{output:?}");
+    }
+    lab.ok(&["freeze", "b"]);
+    let output = lab.run(&["agent", "kill", "b"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("lab thaw b"), "{output:?}");
+}
+
+#[test]
 fn a_frozen_machine_stands_still_while_its_kernel_answers() {
     let lab = Lab::up_without_agents();
     let (mut ticker, _) = start_inside(&lab, "a", "lab::inside_tick", &["10.77.0.9:7002"]);

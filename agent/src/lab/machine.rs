@@ -44,10 +44,10 @@ pub(super) fn run(host: Host, home: &Home) -> Result<()> {
         disk::mount_disk(home, node, spec.disk)?;
     }
     answer("ready")?;
-    let mut orders = std::io::stdin().lock().lines();
-    match orders.next() {
-        Some(Ok(order)) if order == "go" => {}
-        other => bail!("expected `go` from the supervisor, got {other:?}"),
+    let mut order = String::new();
+    std::io::stdin().lock().read_line(&mut order).context("the supervisor's order")?;
+    if order != "go\n" {
+        bail!("expected `go` from the supervisor, got {order:?}");
     }
     let mut agent = node.filter(|_| spec.agents).map(|node| Agent::new(home.clone(), node));
     answer("up")?;

@@ -27,6 +27,10 @@ use super::{disk, freeze, namespace, sniffer};
 /// A client of the control socket that says nothing is dropped after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A machine answers at once, but for an agent that stops its application first and a disk that
+/// recovers its log: longer than either's own deadline, shorter than the client's patience.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(40);
+
 /// First stage, an ordinary process: makes the namespaces and leaves the second stage in them.
 pub(super) fn launch(home: &Home) -> Result<()> {
     rustix::process::setsid().context("own session")?;
@@ -281,6 +285,12 @@ impl Machine {
     }
 
     fn expect(&mut self, expected: &str) -> Result<()> {
+        let mut fds = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
+        let timeout = Timespec { tv_sec: ANSWER_DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
+        poll(&mut fds, Some(&timeout)).context("waiting for the machine's answer")?;
+        if fds[0].revents().is_empty() {
+            bail!("the machine's first process did not answer within {} s", ANSWER_DEADLINE.as_secs());
+        }
         let mut line = String::new();
         self.answers.read_line(&mut line).context("the machine's answer")?;
         match line.trim() {
