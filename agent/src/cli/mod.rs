@@ -3,6 +3,7 @@
 //! One file per group of verbs. Verbs ask the running agent over its socket (`control`) or work
 //! on this machine's files; none decides anything that is the agent's to decide.
 
+mod agent;
 mod config;
 mod exit;
 mod identity;
@@ -33,6 +34,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run this node: the daemon that mirrors, watches and takes over.
+    Agent(agent::AgentArgs),
     /// Show what this node is, how far the standby is, and the last events.
     Status(show::StatusArgs),
     /// Show what happened and why.
@@ -51,6 +54,9 @@ enum Verb {
     Snapshot(operate::SnapshotArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
+    /// The keeper of one application.
+    #[command(hide = true)]
+    Supervise,
     /// Pull the plug of a pair on this one machine and see what happens.
     Demo(demo::DemoArgs),
     /// The demonstration's application.
@@ -89,6 +95,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     let paths = cli.paths;
     let result = match cli.verb {
+        Verb::Agent(args) => agent::run(&args, &paths),
+        Verb::Supervise => Ok(if crate::effects::supervisor::main() { Exit::Done } else { Exit::Failed }),
         Verb::Status(args) => show::status(&args, &paths),
         Verb::Events(args) => show::events(&args, &paths),
         Verb::Config(args) => config::run(&args, &paths),

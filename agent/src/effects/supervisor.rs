@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{
@@ -69,18 +68,19 @@ pub enum Run {
     Command(Vec<String>),
 }
 
-/// The verb: reads the order from standard input, and runs until its program has ended.
-pub fn main() -> ExitCode {
+/// The verb: reads the order from standard input, and runs until its program has ended. False when it
+/// could not; the reason went to standard output, where the agent reads it.
+pub fn main() -> bool {
     let mut text = String::new();
     let order = io::stdin()
         .read_to_string(&mut text)
         .and_then(|_| serde_json::from_str::<Order>(&text).map_err(io::Error::other));
     match order.and_then(|order| run(&order)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => true,
         Err(error) => {
             // Nobody may listen any more.
             let _ = writeln!(io::stdout(), "{FAILED}{error}");
-            ExitCode::FAILURE
+            false
         }
     }
 }

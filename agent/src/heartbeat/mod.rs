@@ -136,6 +136,9 @@ impl Gauges {
     }
 }
 
+/// Takes an event for the machine without waiting or allocating; false: no room.
+pub type EventSink = Box<dyn Fn(Event) -> bool + Send>;
+
 /// What the agent tells the thread.
 enum Command {
     Speak(Voice),
@@ -178,15 +181,15 @@ pub enum HeartError {
 }
 
 impl Heart {
-    /// Starts the thread. `events` must be bounded; when it is full the thread drops datagrams
-    /// unechoed (a heartbeat that the machine does not know of must not be echoed).
+    /// Starts the thread. `events` takes without waiting and says false when there is no room; then the
+    /// thread drops datagrams unechoed (a heartbeat that the machine does not know of must not be echoed).
     ///
     /// # Errors
     /// Sockets or the thread could not be made.
     pub fn start(
         settings: &Settings,
         guard: Box<dyn LeaseGuard>,
-        events: SyncSender<Event>,
+        events: EventSink,
     ) -> Result<Self, HeartError> {
         let mut sockets = Vec::with_capacity(settings.routes.len());
         for route in &settings.routes {

@@ -64,7 +64,12 @@ fn node(session: u64, local: [SocketAddr; 2], peer: [SocketAddr; 2], keys: Optio
     let settings = Settings { session: SessionId(session), timing, routes, realtime: false };
     let guard = Recorder::default();
     let (sender, events) = sync_channel(1024);
-    let heart = Heart::start(&settings, Box::new(guard.clone()), sender).expect("loopback sockets");
+    let heart = Heart::start(
+        &settings,
+        Box::new(guard.clone()),
+        Box::new(move |event| sender.try_send(event).is_ok()),
+    )
+    .expect("loopback sockets");
     if let Some(keys) = keys {
         heart.set_keys(keys).expect("it runs");
     }

@@ -5,7 +5,7 @@
 
 use super::seal::{HeartbeatKeys, MAX_DATAGRAM_BYTES, MAX_PLAIN_BYTES, Opener, Sealer};
 use super::socket::Socket;
-use super::{Command, Gauges, LeaseGuard, Settings};
+use super::{Command, EventSink, Gauges, LeaseGuard, Settings};
 use crate::clock::boottime_us;
 use crate::effects::guard::GuardError;
 use lockstep_failover::{Event, Judgement, Lapse, Pulse, Report, Time};
@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 /// Datagrams taken from one socket before the others have their turn: a flood must not keep the
@@ -49,7 +49,7 @@ pub(super) struct Beating {
     guard: Box<dyn LeaseGuard>,
     commands: Receiver<Command>,
     wake: OwnedFd,
-    events: SyncSender<Event>,
+    events: EventSink,
     gauges: Arc<Gauges>,
     sealer: Option<Sealer>,
     opener: Opener,
@@ -72,7 +72,7 @@ impl Beating {
         guard: Box<dyn LeaseGuard>,
         commands: Receiver<Command>,
         wake: OwnedFd,
-        events: SyncSender<Event>,
+        events: EventSink,
         gauges: Arc<Gauges>,
     ) -> Self {
         Self {
@@ -167,7 +167,7 @@ impl Beating {
         if lasted > self.period / 4 {
             self.gauges.longest_stall_us.fetch_max(lasted.as_micros() as u64, Ordering::Relaxed);
             // When the agent cannot take it, it is judging nothing either.
-            let _ = self.events.try_send(Event::Stalled { until: now, lasted });
+            let _ = (self.events)(Event::Stalled { until: now, lasted });
         }
     }
 
@@ -195,7 +195,7 @@ impl Beating {
         let path = self.sockets[socket].path;
         // What the machine does not know of is not echoed: its wait would begin too early.
         let event = Event::HeartbeatReceived { path, heartbeat, received_at: at };
-        if !self.owed.is_empty() || self.events.try_send(event).is_err() {
+        if !self.owed.is_empty() || !(self.events)(event) {
             self.gauges.refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -332,7 +332,7 @@ impl Beating {
     }
 
     fn report(&mut self, event: Event) {
-        let must_wait = !self.owed.is_empty() || self.events.try_send(event.clone()).is_err();
+        let must_wait = !self.owed.is_empty() || !(self.events)(event.clone());
         if must_wait && self.owed.len() < OWED_MAX {
             self.owed.push(event);
         }
@@ -340,7 +340,7 @@ impl Beating {
 
     fn pay_owed(&mut self) {
         while let Some(event) = self.owed.first() {
-            if self.events.try_send(event.clone()).is_err() {
+            if !(self.events)(event.clone()) {
                 return;
             }
             self.owed.remove(0);

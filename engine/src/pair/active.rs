@@ -30,10 +30,6 @@ const CAPTURE_RETRY: Duration = Duration::from_millis(100);
 /// The timer beneath the inotify hint, milliseconds: bounds how late a missed hint is noticed.
 const CAPTURE_POLL_MS: u32 = 5;
 
-/// How long a standby that held everything may be without a connection and still count as in sync: commits
-/// wait meanwhile, so it lacks nothing acknowledged. Covers a reconnect over the other path.
-const REATTACH_GRACE: Duration = Duration::from_millis(500);
-
 /// What answers a waiter.
 pub(super) type WaitReply = oneshot::Sender<Result<Acknowledged, String>>;
 
@@ -44,8 +40,6 @@ pub(super) struct Active {
     session: Option<Session>,
     inputs: Inputs,
     in_sync: bool,
-    /// Without a connection since; in sync ends when that has lasted [`REATTACH_GRACE`].
-    detached_at: Option<Instant>,
     /// Answered once everything committed before is durable on the standby.
     durable_reply: Option<oneshot::Sender<()>>,
 }
@@ -67,15 +61,7 @@ impl Active {
         inputs: Inputs,
     ) -> Self {
         let databases = configs.iter().zip(taken).map(|(c, t)| Served::new(c.clone(), t)).collect();
-        let active = Self {
-            epoch,
-            databases,
-            session: None,
-            inputs,
-            in_sync: false,
-            detached_at: Some(Instant::now()),
-            durable_reply: None,
-        };
+        let active = Self { epoch, databases, session: None, inputs, in_sync: false, durable_reply: None };
         for index in 0..active.databases.len() {
             active.try_capture(index, Duration::ZERO);
         }
@@ -150,7 +136,6 @@ impl Active {
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
         self.session = Some(Session { connection, standby: vec![None; count], hashes, hash_queues });
-        self.detached_at = None;
     }
 
     /// The standby is gone: positions wait for the next one.
@@ -159,8 +144,8 @@ impl Active {
         for database in &mut self.databases {
             database.detach();
         }
+        self.judge_sync();
         self.durable_reply = None;
-        self.detached_at = Some(Instant::now());
     }
 
     /// A message of the standby.
@@ -234,8 +219,7 @@ impl Active {
                 database.stamp_serial += 1;
                 database.target = target;
                 database.complete = target.is_some();
-                // A standby that resumes lacks nothing acknowledged if it lacked nothing before.
-                database.synced &= target.is_some();
+                database.synced = false;
                 database.state =
                     if target.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
                 database.sent = Position::default();
@@ -330,17 +314,6 @@ impl Active {
             && let Some(reply) = self.durable_reply.take()
         {
             let _ = reply.send(());
-        }
-    }
-
-    /// Time passes: a standby that stayed away is no longer in sync.
-    pub(super) fn tick(&mut self) {
-        let away = self.detached_at.is_some_and(|at| at.elapsed() >= REATTACH_GRACE);
-        if away && self.in_sync {
-            for database in &mut self.databases {
-                database.synced &= database.capture.is_none();
-            }
-            self.judge_sync();
         }
     }
 

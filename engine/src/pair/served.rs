@@ -97,6 +97,7 @@ impl Served {
         self.stamp_serial += 1;
         self.target = None;
         self.copy = None;
+        self.synced = self.capture.is_none();
         if self.capture.is_some() {
             self.state = DatabaseState::Alone;
         }

@@ -181,7 +181,7 @@ async fn run(
                 }
             },
             input = input_queue.recv() => thread.input(input.expect("the thread holds a sender")),
-            _ = tick.tick() => thread.tick(),
+            _ = tick.tick() => thread.show(),
         }
         thread.release();
     }
@@ -398,13 +398,6 @@ impl DataThread {
         {
             active.release();
         }
-    }
-
-    fn tick(&mut self) {
-        if let Role::Active(active) = &mut self.role {
-            active.tick();
-        }
-        self.show();
     }
 
     fn show(&self) {

@@ -1,0 +1,196 @@
+//! The virtual address, in its own thread: add, announce, end connections, delete.
+//!
+//! Everything that can wait for the kernel about the VIP is done here in the order it was asked for,
+//! so that "delete" never overtakes "add". The lease itself is the heartbeat thread's; this thread
+//! only closes it when asked to.
+
+use super::queue::EventQueue;
+use crate::clock::boottime_us;
+use crate::config::Vip;
+use crate::effects::announce::{Announcer, due_after_us};
+use crate::effects::guard::Guard;
+use crate::effects::sockets::end_connections;
+use crate::effects::vip::VipAddresses;
+use crate::heartbeat::Gauges;
+use lockstep_failover::{Event, Time};
+use lockstep_wire::PairId;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// The address's own lifetime, the second net beneath the guard, seconds: longer than any stall that a
+/// healthy agent survives, short enough that a dead one's address goes.
+const LIFETIME_S: u32 = 10;
+
+/// How often the lifetime is renewed while the address is wanted.
+const LIFETIME_RENEWAL: Duration = Duration::from_secs(3);
+
+/// What the address thread is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Configure it, silently.
+    Add,
+    /// The lease is open: announce by schedule until told otherwise.
+    Announce,
+    /// The lease was renewed by targets alone: announce once.
+    AnnounceOnce,
+    /// Reset clients while the lease holds.
+    EndSockets,
+    /// Shut the guard.
+    DeleteLease,
+    /// Delete it and read back.
+    Delete,
+}
+
+/// What the address thread needs.
+pub(super) struct AddressConfig {
+    pub(super) pair: PairId,
+    pub(super) interface: String,
+    pub(super) vips: Vec<Vip>,
+    /// Knows the end of the lease.
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) queue: EventQueue,
+}
+
+struct Address {
+    config: AddressConfig,
+    addresses: VipAddresses,
+    announcer: Announcer,
+    guard: Guard,
+    /// The address should be there; its lifetime is renewed.
+    wanted: bool,
+    /// When the announcing began and how many were sent.
+    announcing: Option<(u64, u32)>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When the kernel gives no sockets: CAP_NET_ADMIN or CAP_NET_RAW is missing.
+pub(super) fn start(config: AddressConfig) -> anyhow::Result<mpsc::Sender<Task>> {
+    let vips: Vec<IpAddr> = config.vips.iter().map(|v| v.address).collect();
+    let mut address = Address {
+        addresses: VipAddresses::open()?,
+        announcer: Announcer::open(&config.interface, &vips)?,
+        guard: Guard::install(&config.pair, &vips)?,
+        config,
+        wanted: false,
+        announcing: None,
+    };
+    let (tasks, queue) = mpsc::channel();
+    let name = format!("vip-{}", address.config.pair);
+    std::thread::Builder::new().name(name).spawn(move || address.run(&queue))?;
+    Ok(tasks)
+}
+
+impl Address {
+    fn run(&mut self, tasks: &mpsc::Receiver<Task>) {
+        loop {
+            match tasks.recv_timeout(self.next_due()) {
+                Ok(task) => self.carry_out(task),
+                Err(RecvTimeoutError::Timeout) => self.on_time(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn next_due(&self) -> Duration {
+        let Some((began_us, done)) = self.announcing else { return LIFETIME_RENEWAL };
+        let due_us = began_us + due_after_us(done);
+        Duration::from_micros(due_us.saturating_sub(boottime_us())).min(LIFETIME_RENEWAL)
+    }
+
+    fn on_time(&mut self) {
+        if let Some((began_us, done)) = self.announcing
+            && boottime_us() >= began_us + due_after_us(done)
+        {
+            self.announcing = Some((began_us, done + 1));
+            self.announce();
+        }
+        if self.wanted {
+            self.put_back();
+        }
+    }
+
+    fn carry_out(&mut self, task: Task) {
+        match task {
+            Task::Add => match self.add_all() {
+                Ok(()) => {
+                    self.wanted = true;
+                    self.config.queue.event(Event::VipAdded);
+                }
+                Err(error) => self.failed(&error),
+            },
+            Task::Announce => {
+                self.announcing = Some((boottime_us(), 1));
+                self.announce();
+            }
+            Task::AnnounceOnce => self.announce(),
+            Task::EndSockets => self.end_sockets(),
+            Task::DeleteLease => {
+                self.announcing = None;
+                // A guard that is gone guards nothing; the address goes next.
+                if let Err(error) = self.guard.delete_lease() {
+                    self.config.queue.note(true, "guard", error.to_string());
+                    if let Err(error) = self.guard.reinstall() {
+                        return self.failed(&error);
+                    }
+                }
+                self.config.queue.event(Event::LeaseElementDeleted);
+            }
+            Task::Delete => {
+                self.announcing = None;
+                self.wanted = false;
+                let interface = &self.config.interface;
+                let deleted = self.config.vips.iter().try_for_each(|v| self.addresses.delete(interface, *v));
+                match deleted {
+                    Ok(()) => drop(self.config.queue.event(Event::VipGone)),
+                    Err(error) => self.failed(&error),
+                }
+            }
+        }
+    }
+
+    fn add_all(&mut self) -> Result<(), crate::effects::vip::VipError> {
+        let interface = &self.config.interface;
+        self.config.vips.iter().try_for_each(|v| self.addresses.add(interface, *v, LIFETIME_S))
+    }
+
+    /// Renews the lifetime; what somebody else deleted is put back, and that is said.
+    fn put_back(&mut self) {
+        for vip in &self.config.vips {
+            if let Ok(None) = self.addresses.state(&self.config.interface, vip.address) {
+                let sentence = format!(
+                    "something deleted {} from {}: put back; look at NetworkManager, systemd-networkd or dhcpcd on this interface",
+                    vip.address, self.config.interface
+                );
+                self.config.queue.note(true, "vip.deleted", sentence);
+            }
+        }
+        if let Err(error) = self.add_all() {
+            self.failed(&error);
+        }
+    }
+
+    fn announce(&mut self) {
+        let lease_end_us = self.config.gauges.lease_end().map_or(0, Time::as_us);
+        if let Err(error) = self.announcer.announce_now(lease_end_us) {
+            self.config.queue.note(false, "announce", error.to_string());
+        }
+    }
+
+    fn end_sockets(&mut self) {
+        for vip in &self.config.vips {
+            if let Err(error) = end_connections(vip.address) {
+                self.config.queue.note(false, "sockets", error.to_string());
+            }
+        }
+        // Clients that could not be reset notice by their own time-outs; the handover goes on.
+        self.config.queue.event(Event::VipSocketsEnded);
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) {
+        self.config.queue.event(Event::EffectFailed(error.to_string()));
+    }
+}

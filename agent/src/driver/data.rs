@@ -1,0 +1,129 @@
+//! The data path as the failover machine sees it: commands one way, facts the other.
+//!
+//! Carries out [`EngineAction`]s on the engine and turns what the engine says into events. Retries
+//! nothing by itself: the machine asks again for what has not happened.
+
+use super::queue::EventQueue;
+use crate::heartbeat::{Heart, seal::HeartbeatKeys};
+use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent};
+use lockstep_failover::{Engine as EngineAction, Event};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How often positions are reported to the machine: they serve lineage and questions only.
+const POSITIONS_EVERY: Duration = Duration::from_millis(200);
+
+/// Carries out engine actions, one after the other in their order.
+pub(super) async fn carry_out(
+    engine: Engine,
+    queue: EventQueue,
+    mut actions: mpsc::UnboundedReceiver<EngineAction>,
+) {
+    while let Some(action) = actions.recv().await {
+        match action {
+            EngineAction::BecomeActive { epoch } => {
+                become_role(&engine, &queue, |reply| Command::BecomeActive { epoch, reply }).await;
+            }
+            EngineAction::BecomeStandby { epoch } => {
+                become_role(&engine, &queue, |reply| Command::BecomeStandby { epoch, reply }).await;
+            }
+            EngineAction::Promote { epoch } => {
+                become_role(&engine, &queue, |reply| Command::Promote { epoch, reply }).await;
+            }
+            EngineAction::AllowSolo { epoch } => engine.command(Command::AllowSolo(epoch)).await,
+            EngineAction::HoldCommits => {
+                when_done(&engine, &queue, Command::HoldCommits, Event::StandbyDurable).await;
+            }
+            EngineAction::Drain => when_done(&engine, &queue, Command::Drain, Event::Drained).await,
+            EngineAction::Stop => {
+                let (reply, done) = oneshot::channel();
+                engine.command(Command::BecomeIdle(reply)).await;
+                let _ = done.await;
+            }
+        }
+    }
+}
+
+async fn become_role(
+    engine: &Engine,
+    queue: &EventQueue,
+    command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
+) {
+    let (reply, done) = oneshot::channel();
+    engine.command(command(reply)).await;
+    queue.event(match done.await {
+        Ok(Ok(())) => Event::EngineReady,
+        Ok(Err(sentence)) => Event::EngineFailed(sentence),
+        Err(_) => Event::EngineFailed("the data thread has stopped".into()),
+    });
+}
+
+/// The answer may take as long as the standby needs, and later actions must not wait for it.
+async fn when_done(
+    engine: &Engine,
+    queue: &EventQueue,
+    command: impl FnOnce(oneshot::Sender<()>) -> Command,
+    event: Event,
+) {
+    let (reply, done) = oneshot::channel();
+    engine.command(command(reply)).await;
+    let queue = queue.clone();
+    tokio::spawn(async move {
+        // A dropped reply: the standby went away first, which the machine hears by another event.
+        if done.await.is_ok() {
+            queue.event(event);
+        }
+    });
+}
+
+/// Turns what the engine says into events, until it stops.
+pub(super) async fn listen(
+    mut events: mpsc::UnboundedReceiver<EngineEvent>,
+    queue: EventQueue,
+    heart: Arc<Heart>,
+) {
+    while let Some(event) = events.recv().await {
+        match event {
+            EngineEvent::Connected { keys: fresh, path, peer } => {
+                let fresh = HeartbeatKeys { id: fresh.id, send: fresh.send, receive: fresh.receive };
+                if let Err(error) = heart.set_keys(&fresh) {
+                    queue.note(true, "heartbeat", error.to_string());
+                }
+                queue.event(Event::LinkKeys(true));
+                queue.note(false, "link.up", format!("data connection to {peer} over the {path}"));
+            }
+            EngineEvent::Disconnected { reason } => {
+                queue.note(false, "link.down", format!("data connection ended: {reason}"));
+            }
+            EngineEvent::InSync(in_sync) => drop(queue.event(Event::EngineInSync(in_sync))),
+            EngineEvent::CopyComplete(complete) => drop(queue.event(Event::CopyComplete(complete))),
+            EngineEvent::HigherEpoch(epoch) => {
+                queue.note(false, "epoch.higher", format!("the peer speaks with the newer epoch {epoch}"));
+            }
+            EngineEvent::Quarantined { database, directory } => queue.note(
+                true,
+                "quarantined",
+                format!(
+                    "database {database}: commits that only this node had are kept in {}",
+                    directory.display()
+                ),
+            ),
+            EngineEvent::Notice { alarm, sentence } => queue.note(alarm, "data", sentence),
+        }
+    }
+}
+
+/// Reports where the databases stand, until the queue's other end is gone.
+pub(super) async fn report_positions(engine: Engine, queue: EventQueue) {
+    let mut every = tokio::time::interval(POSITIONS_EVERY);
+    loop {
+        every.tick().await;
+        for database in engine.status().databases {
+            let known = !matches!(database.state, DatabaseState::Absent | DatabaseState::Idle);
+            if known && !queue.event(Event::At { database: database.name, position: database.position }) {
+                return;
+            }
+        }
+    }
+}

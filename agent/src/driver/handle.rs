@@ -1,0 +1,167 @@
+//! What the agent's socket asks for, done on the running pairs.
+
+use super::pair::Pair;
+use super::{engine_mode, facts};
+use crate::config::Config;
+use crate::control::{
+    AgentHandle, Done, Failure, FailureCode, Operation, OperationKind, SnapshotRequest, WaitRequest,
+};
+use crate::events::Event;
+use crate::status::Status;
+use lockstep_client::Acknowledged;
+use lockstep_engine::pair::{self as engine, Command};
+use lockstep_failover::{Refusal, Request, status::State};
+use lockstep_wire::PairId;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How often an operation looks whether it has come to its end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Longer than any promotion or release takes: wait, hold-off, probes, an application's stop and start.
+const OPERATION_LIMIT: Duration = Duration::from_secs(120);
+
+/// After this an operation that has not begun to show is taken as failed.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// The running agent.
+pub(super) struct Agent {
+    pub(super) config: Config,
+    pub(super) pairs: Vec<Arc<Pair>>,
+}
+
+impl Agent {
+    fn pair(&self, id: Option<&PairId>) -> Result<&Arc<Pair>, Failure> {
+        match (id, &self.pairs[..]) {
+            (None, [only]) => Ok(only),
+            (None, _) => {
+                let names: Vec<&str> = self.pairs.iter().map(|p| p.config.id.as_str()).collect();
+                let sentence = format!("this node has several pairs: name one of {}", names.join(", "));
+                Err(Failure::new(FailureCode::Pair, sentence))
+            }
+            (Some(id), pairs) => pairs.iter().find(|p| p.config.id == *id).ok_or_else(|| {
+                Failure::new(FailureCode::Pair, format!("pair {id} is not in this node's configuration"))
+            }),
+        }
+    }
+}
+
+impl Pair {
+    pub(super) fn machine(&self) -> lockstep_failover::Status {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    Failure::new(FailureCode::Refused, refusal.to_string())
+}
+
+fn stopping() -> Failure {
+    Failure::new(FailureCode::Failed, "the agent is stopping: ask again when it runs")
+}
+
+impl AgentHandle for Agent {
+    async fn wait(&self, request: WaitRequest) -> Result<Acknowledged, Failure> {
+        let pair = self.pair(Some(&request.pair))?;
+        let known = pair.config.databases.iter().any(|d| d.name == request.database);
+        if !known {
+            let sentence = format!("database {} is not in pair {}", request.database, request.pair);
+            return Err(Failure::new(FailureCode::Database, sentence));
+        }
+        let (reply, answer) = oneshot::channel();
+        let mode = engine_mode(request.mode);
+        pair.engine.command(Command::Wait { database: request.database, mode, reply }).await;
+        match answer.await {
+            Ok(Ok(engine::Acknowledged::Ok(_, position))) => {
+                Ok(Acknowledged::Replicated { mode: request.mode, position: position.to_string() })
+            }
+            Ok(Ok(engine::Acknowledged::Solo(epoch))) => Ok(Acknowledged::Solo { epoch: epoch.to_string() }),
+            Ok(Err(sentence)) => Err(Failure::new(FailureCode::Standby, sentence)),
+            Err(_) => Err(Failure::new(FailureCode::Standby, "this node no longer serves the database")),
+        }
+    }
+
+    async fn status(&self) -> Status {
+        facts::status(&self.config, &self.pairs)
+    }
+
+    async fn events(&self, pair: Option<PairId>, last: u32) -> Result<Vec<Event>, Failure> {
+        let chosen: Vec<Arc<Pair>> = match pair {
+            Some(id) => vec![self.pair(Some(&id))?.clone()],
+            None => self.pairs.clone(),
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let mut events = Vec::new();
+            for pair in chosen {
+                events.extend(pair.log.last(last)?);
+            }
+            events.sort_by_key(|e| e.boot_ms);
+            let surplus = events.len().saturating_sub(last as usize);
+            Ok::<_, crate::events::EventLogError>(events.split_off(surplus))
+        });
+        let read = read.await.map_err(|_| stopping())?;
+        read.map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))
+    }
+
+    async fn operate(&self, operation: Operation) -> Result<Done, Failure> {
+        let pair = self.pair(operation.pair.as_ref())?;
+        let (request, was_active) = match operation.kind {
+            OperationKind::Switchover => (Request::Switchover, pair.machine().state == State::Active),
+            OperationKind::Failback => (Request::Failback, pair.machine().state == State::Active),
+            OperationKind::Failover { accept_loss } => (Request::Failover { accept_loss }, false),
+        };
+        let answer = pair.queue.request(request).await.map_err(|_| stopping())?;
+        answer.map_err(|refusal| refused(&refusal))?;
+        await_end(pair, was_active).await
+    }
+
+    async fn snapshot(&self, request: SnapshotRequest) -> Result<Done, Failure> {
+        let holder = |p: &&Arc<Pair>| p.config.databases.iter().any(|d| d.name == request.database);
+        let pair = match &request.pair {
+            Some(id) => self.pair(Some(id))?,
+            None => self.pairs.iter().find(holder).ok_or_else(|| {
+                let sentence = format!("no pair of this node has a database {}", request.database);
+                Failure::new(FailureCode::Database, sentence)
+            })?,
+        };
+        let (reply, done) = oneshot::channel();
+        let (database, destination) = (request.database.clone(), request.file.clone());
+        pair.engine.command(Command::Snapshot { database, destination, reply }).await;
+        match done.await {
+            Ok(Ok(())) => Ok(Done {
+                sentence: format!("{} written to {}", request.database, request.file.display()),
+                in_sync: facts::in_sync(pair),
+            }),
+            Ok(Err(sentence)) => Err(Failure::new(FailureCode::Failed, sentence)),
+            Err(_) => Err(stopping()),
+        }
+    }
+}
+
+/// Waits until the node has changed sides and stands again.
+async fn await_end(pair: &Pair, was_active: bool) -> Result<Done, Failure> {
+    let began = Instant::now();
+    let wanted = if was_active { State::Standby } else { State::Active };
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = pair.machine();
+        let arrived = now.state == wanted || (was_active && now.state == State::Copying);
+        if arrived {
+            let sentence = match wanted {
+                State::Active => format!("this node serves with epoch {}", now.epoch),
+                _ => format!("the peer serves with epoch {}, this node stands by", now.epoch),
+            };
+            return Ok(Done { sentence, in_sync: facts::in_sync(pair) });
+        }
+        let settled = matches!(now.state, State::Active | State::Standby | State::Holding | State::Copying);
+        if settled && began.elapsed() >= SETTLE && !was_active && now.state == State::Holding {
+            let why = now.question.unwrap_or(now.evidence);
+            return Err(Failure::new(FailureCode::Failed, format!("not done: {why}")));
+        }
+        if began.elapsed() >= OPERATION_LIMIT {
+            let sentence = format!("not done within {} s: {}", OPERATION_LIMIT.as_secs(), now.evidence);
+            return Err(Failure::new(FailureCode::Timeout, sentence));
+        }
+    }
+}
