@@ -46,6 +46,8 @@ pub(super) struct Active {
 
 struct Session {
     connection: Rc<Connection>,
+    /// The standby has said what it holds.
+    answered: bool,
     /// What the standby said it holds; taken by the shipment.
     standby: Vec<Option<MirrorState>>,
     hashes: Vec<mpsc::Sender<PageHashes>>,
@@ -135,7 +137,8 @@ impl Active {
         connection.send_control(Databases { names }.into());
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
-        self.session = Some(Session { connection, standby: vec![None; count], hashes, hash_queues });
+        self.session =
+            Some(Session { connection, answered: false, standby: vec![None; count], hashes, hash_queues });
     }
 
     /// The standby is gone: positions wait for the next one.
@@ -172,9 +175,11 @@ impl Active {
             return Err(format!("expected {} mirror states, found {}", session.standby.len(), states.len()));
         }
         session.standby = states.into_iter().map(Some).collect();
+        session.answered = true;
         for index in 0..self.databases.len() {
             self.ship(index);
         }
+        self.judge_sync();
         Ok(())
     }
 
@@ -285,7 +290,8 @@ impl Active {
 
     /// Tells the agent when the standby holds everything acknowledged, or no longer.
     fn judge_sync(&mut self) {
-        let all = self.databases.iter().all(|d| d.synced);
+        let follows = self.session.as_ref().is_some_and(|s| s.answered);
+        let all = follows && self.databases.iter().all(|d| d.synced);
         if all && let Some(reply) = self.durable_reply.take() {
             let _ = reply.send(());
         }
@@ -305,16 +311,8 @@ impl Active {
         for index in 0..self.databases.len() {
             self.retarget(index);
         }
-        self.judge_durable();
-    }
-
-    /// With no database to wait for the answer is due at once.
-    fn judge_durable(&mut self) {
-        if self.databases.iter().all(|d| d.synced)
-            && let Some(reply) = self.durable_reply.take()
-        {
-            let _ = reply.send(());
-        }
+        // With no database to wait for the answer is due at once.
+        self.judge_sync();
     }
 
     /// Everything committed by now must be durable on the standby before the database counts as synced again.
@@ -389,15 +387,11 @@ impl Active {
         self.stamp(index);
     }
 
-    /// Commits are acknowledged alone from now on. The caller ends the present connection: the
-    /// standby is in sync again only by a complete new attachment.
+    /// Commits are acknowledged alone from now on, until they are held again and proven durable.
     pub(super) fn allow_solo(&mut self, epoch: Epoch) {
         for database in &mut self.databases {
             database.barrier.set_solo(Some(epoch));
-            database.synced &= database.capture.is_none();
-            database.target = None;
         }
-        self.in_sync = false;
     }
 
     /// Commits wait for the standby.

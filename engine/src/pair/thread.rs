@@ -216,7 +216,6 @@ impl DataThread {
             Command::AllowSolo(epoch) => {
                 if let Role::Active(active) = &mut self.role {
                     active.allow_solo(epoch);
-                    self.drop_connection("commits are acknowledged alone: the standby must attach anew");
                 }
             }
             Command::HoldCommits(reply) => {
