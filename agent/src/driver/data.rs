@@ -18,24 +18,25 @@ const POSITIONS_EVERY: Duration = Duration::from_millis(200);
 pub(super) async fn carry_out(
     engine: Engine,
     queue: EventQueue,
-    mut actions: mpsc::UnboundedReceiver<EngineAction>,
+    mut orders: mpsc::UnboundedReceiver<(u64, EngineAction)>,
 ) {
-    while let Some(action) = actions.recv().await {
+    while let Some((order, action)) = orders.recv().await {
+        let outcome = Outcome { order, queue: &queue };
         match action {
             EngineAction::BecomeActive { epoch } => {
-                become_role(&engine, &queue, |reply| Command::BecomeActive { epoch, reply }).await;
+                become_role(&engine, outcome, |reply| Command::BecomeActive { epoch, reply }).await;
             }
             EngineAction::BecomeStandby { epoch } => {
-                become_role(&engine, &queue, |reply| Command::BecomeStandby { epoch, reply }).await;
+                become_role(&engine, outcome, |reply| Command::BecomeStandby { epoch, reply }).await;
             }
             EngineAction::Promote { epoch } => {
-                become_role(&engine, &queue, |reply| Command::Promote { epoch, reply }).await;
+                become_role(&engine, outcome, |reply| Command::Promote { epoch, reply }).await;
             }
             EngineAction::AllowSolo { epoch } => engine.command(Command::AllowSolo(epoch)).await,
             EngineAction::HoldCommits => {
-                when_done(&engine, &queue, Command::HoldCommits, Event::StandbyDurable).await;
+                when_done(&engine, outcome, Command::HoldCommits, Event::StandbyDurable).await;
             }
-            EngineAction::Drain => when_done(&engine, &queue, Command::Drain, Event::Drained).await,
+            EngineAction::Drain => when_done(&engine, outcome, Command::Drain, Event::Drained).await,
             EngineAction::Stop => {
                 let (reply, done) = oneshot::channel();
                 engine.command(Command::BecomeIdle(reply)).await;
@@ -45,34 +46,44 @@ pub(super) async fn carry_out(
     }
 }
 
+/// Where the outcome of an order goes.
+#[derive(Clone, Copy)]
+struct Outcome<'a> {
+    order: u64,
+    queue: &'a EventQueue,
+}
+
 async fn become_role(
     engine: &Engine,
-    queue: &EventQueue,
+    outcome: Outcome<'_>,
     command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
 ) {
     let (reply, done) = oneshot::channel();
     engine.command(command(reply)).await;
-    queue.event(match done.await {
-        Ok(Ok(())) => Event::EngineReady,
-        Ok(Err(sentence)) => Event::EngineFailed(sentence),
-        Err(_) => Event::EngineFailed("the data thread has stopped".into()),
-    });
+    outcome.queue.done(
+        outcome.order,
+        match done.await {
+            Ok(Ok(())) => Event::EngineReady,
+            Ok(Err(sentence)) => Event::EngineFailed(sentence),
+            Err(_) => Event::EngineFailed("the data thread has stopped".into()),
+        },
+    );
 }
 
 /// The answer may take as long as the standby needs, and later actions must not wait for it.
 async fn when_done(
     engine: &Engine,
-    queue: &EventQueue,
+    outcome: Outcome<'_>,
     command: impl FnOnce(oneshot::Sender<()>) -> Command,
     event: Event,
 ) {
     let (reply, done) = oneshot::channel();
     engine.command(command(reply)).await;
-    let queue = queue.clone();
+    let (order, queue) = (outcome.order, outcome.queue.clone());
     tokio::spawn(async move {
         // A dropped reply: the standby went away first, which the machine hears by another event.
         if done.await.is_ok() {
-            queue.event(event);
+            queue.done(order, event);
         }
     });
 }

@@ -35,6 +35,9 @@ impl Decider {
             let wait = self.machine.poll_timeout().map_or(Duration::from_millis(200), |due| due.since(now()));
             match self.inputs.recv_timeout(wait) {
                 Ok(Input::Event(event)) => self.handle(event),
+                // The outcome of an order that a newer one has replaced would be taken for the newer one's.
+                Ok(Input::Done { order, event }) if order == self.hands.engine_orders => self.handle(event),
+                Ok(Input::Done { .. }) => {}
                 Ok(Input::Request(request, reply)) => match self.machine.request(now(), request) {
                     Ok(step) => {
                         let _ = reply.send(Ok(()));

@@ -13,13 +13,15 @@ pub(super) struct Hands {
     pub(super) heart: Arc<Heart>,
     pub(super) address: mpsc::Sender<Task>,
     pub(super) probes: Probes,
-    pub(super) engine: tokio::sync::mpsc::UnboundedSender<EngineAction>,
+    pub(super) engine: tokio::sync::mpsc::UnboundedSender<(u64, EngineAction)>,
+    /// Orders given to the data path so far.
+    pub(super) engine_orders: u64,
     pub(super) application: mpsc::Sender<application::Task>,
     pub(super) log: Arc<EventLog>,
 }
 
 impl Hands {
-    pub(super) fn carry_out(&self, action: Action) {
+    pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Log { row, severity, sentence } => self.record(severity, row, &sentence),
             Action::Alarm(sentence) => self.log.record(LogEvent::now(
@@ -37,7 +39,10 @@ impl Hands {
             Action::ProbeTargets(on) => self.probes.targets(on),
             Action::ProbeVip => self.probes.ask_vip(),
             Action::SendIntentPings => self.heart(self.heart.send_intent_pings()),
-            Action::Engine(action) => drop(self.engine.send(action)),
+            Action::Engine(action) => {
+                self.engine_orders += 1;
+                let _ = self.engine.send((self.engine_orders, action));
+            }
             Action::AddVipSilent => self.address(Task::Add),
             Action::Announce => self.address(Task::Announce),
             Action::EndVipSockets => self.address(Task::EndSockets),

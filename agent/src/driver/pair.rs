@@ -94,6 +94,7 @@ impl Pair {
             })?,
             probes: Probes::start(&probe_config(pair, vips, timing.period, queue.clone()))?,
             engine: engine_actions,
+            engine_orders: 0,
             application,
             log: log.clone(),
         };

@@ -15,6 +15,13 @@ const INPUTS: usize = 4096;
 pub(super) enum Input {
     /// A fact.
     Event(Event),
+    /// The data path has done what order number `order` asked for, or could not.
+    Done {
+        /// Counted by the hands.
+        order: u64,
+        /// What came of it.
+        event: Event,
+    },
     /// An operator's wish, and where its first answer goes.
     Request(Request, oneshot::Sender<Result<(), Refusal>>),
     /// Something for the event log that decides nothing.
@@ -44,6 +51,11 @@ impl EventQueue {
     /// Puts a fact in; false when nobody decides any more.
     pub(super) fn event(&self, event: Event) -> bool {
         self.0.send(Input::Event(event)).is_ok()
+    }
+
+    /// Puts the outcome of an order in.
+    pub(super) fn done(&self, order: u64, event: Event) {
+        let _ = self.0.send(Input::Done { order, event });
     }
 
     /// Puts a fact in without waiting; false when there is no room.

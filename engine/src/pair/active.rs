@@ -219,17 +219,23 @@ impl Active {
         let database = &mut self.databases[index];
         let mut renew = false;
         match note {
-            ShipNote::Attached { target } => {
+            ShipNote::Attached { held, complete } => {
                 database.barrier.attach();
                 database.stamp_serial += 1;
-                database.target = target;
-                database.complete = target.is_some();
+                database.target = None;
+                database.complete = complete;
                 database.synced = false;
                 database.state =
-                    if target.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
+                    if held.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
+                // What it holds it acknowledged on an earlier connection.
+                let held = held.unwrap_or_default();
+                database.barrier.advance(Progress { received: held, durable: held });
                 database.sent = Position::default();
                 database.waited = Position::default();
                 database.unwaited.clear();
+            }
+            ShipNote::Target(position) => {
+                database.target = database.target.max(Some(position));
                 self.judge_target(index);
             }
             ShipNote::Copy(progress) => database.copy = Some(progress),

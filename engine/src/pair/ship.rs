@@ -27,9 +27,13 @@ const PAGES_PER_HASH: u32 = 16_384;
 pub(super) enum ShipNote {
     /// Attached: positions are of the standby's numbering from now on.
     Attached {
-        /// The standby lacks something until it is durable here; None: until the copy's end is known.
-        target: Option<Position>,
+        /// What the standby holds durably; None: a copy comes first.
+        held: Option<Position>,
+        /// It is a mirror already; false: it becomes one with its first acknowledgement.
+        complete: bool,
     },
+    /// Everything committed before the attachment ends here.
+    Target(Position),
     /// The copy's pages are sent; the standby holds everything once durable here.
     CopySent(Position),
     /// Progress of a copy.
@@ -103,17 +107,19 @@ impl Shipment<'_> {
         let attached = attached.await.map_err(|_| End::CaptureClosed)?;
         let mut copying = match attached {
             Attached::Resumed => {
+                let held = from.map(|from| from.position);
+                (self.note)(ShipNote::Attached { held, complete: !standby.diverged });
                 if let Some(from) = from.filter(|_| standby.diverged) {
                     // Its last commit is ours: "keep everything through it" makes it a mirror again.
                     let (generation, frame) = (from.position.generation.0, from.position.frame.0);
                     self.send(Rewind { generation, frame, chain: from.chain.packed() }).await?;
                 }
                 let target = self.sync().await?;
-                (self.note)(ShipNote::Attached { target: Some(target) });
+                (self.note)(ShipNote::Target(target));
                 None
             }
             Attached::FromStart { page_size, page_count } => {
-                (self.note)(ShipNote::Attached { target: None });
+                (self.note)(ShipNote::Attached { held: None, complete: false });
                 Some(self.begin_copy(&standby, page_size, page_count).await?)
             }
         };

@@ -98,6 +98,22 @@ async fn a_standby_that_was_away_resumes_from_the_wal_without_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_comes_back_to_an_idle_active_is_in_sync_without_a_commit() {
+    let (mut active, mut standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    standby.become_idle().await;
+    active.until_out_of_sync().await;
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    assert_eq!(standby.copies(), 0);
+    writer.kill();
+    active.stop().await;
+    standby.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_planned_switch_and_back_copies_nothing() {
     let (mut active, mut standby) = in_sync().await;
     let mut writer = Writer::start(active.database());

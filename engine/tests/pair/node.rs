@@ -166,6 +166,15 @@ impl Node {
 
     /// The last word on being in sync is "yes".
     pub(crate) async fn until_in_sync(&mut self) {
+        self.until(true).await;
+    }
+
+    /// The last word on being in sync is "no".
+    pub(crate) async fn until_out_of_sync(&mut self) {
+        self.until(false).await;
+    }
+
+    async fn until(&mut self, wanted: bool) {
         let until = tokio::time::Instant::now() + LIMIT;
         loop {
             self.collect();
@@ -173,12 +182,16 @@ impl Node {
                 EngineEvent::InSync(in_sync) => Some(*in_sync),
                 _ => None,
             });
-            if last == Some(true) {
+            if last == Some(wanted) {
                 return;
             }
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(Some(event)) => self.seen.push(event),
-                other => panic!("not in sync ({other:?}): {:#?} {:#?}", self.seen, self.engine.status()),
+                other => panic!(
+                    "in sync is not {wanted} ({other:?}): {:#?} {:#?}",
+                    self.seen,
+                    self.engine.status()
+                ),
             }
         }
     }
