@@ -55,7 +55,7 @@ fn of_pair(pair: &Pair) -> PairStatus {
         events: pair.log.recent(),
         link: LinkStatus {
             path: link.and_then(|l| l.path).map(|p| p.to_string()),
-            compressing: link.is_some_and(|l| l.bytes_sent < l.plain_bytes_sent),
+            compressing: link.is_some_and(|l| l.compressing),
             compression_reason: link.map_or_else(String::new, |l| l.compression.clone()),
             sent_bytes: link.map_or(0, |l| l.bytes_sent),
             received_bytes: link.map_or(0, |l| l.bytes_received),

@@ -154,9 +154,8 @@ fn link(pair: &PairStatus, paint: Paint) -> String {
     if let Some(fault) = &link.fault {
         let _ = write!(text, " ({})", printable(fault));
     }
-    let on = if link.compressing { "on" } else { "off" };
     if !link.compression_reason.is_empty() {
-        let _ = write!(text, "  compression {on}: {}", printable(&link.compression_reason));
+        let _ = write!(text, "  {}", printable(&link.compression_reason));
     }
     let _ = write!(text, "  disk by {}", pair.io_backend);
     text

@@ -35,7 +35,7 @@ pub(crate) fn full() -> Status {
     let link = LinkStatus {
         path: Some("direct".into()),
         compressing: true,
-        compression_reason: "halves the bytes".into(),
+        compression_reason: "compression is on: it saves 50 %".into(),
         ..LinkStatus::default()
     };
     let pair = PairStatus {

@@ -61,6 +61,8 @@ pub struct LinkSnapshot {
     pub round_trip: Option<RoundTrip>,
     /// Compression, as one sentence.
     pub compression: String,
+    /// Bodies are packed now.
+    pub compressing: bool,
     /// Bytes bulk may have in the kernel.
     pub window_bytes: u64,
     /// What the link carried when it was busy, bytes per second; 0: never busy.
@@ -97,6 +99,7 @@ impl LinkStats {
             frames_received: self.frames_received.load(Relaxed),
             round_trip: round_trip(&now.round_trips_us),
             compression: now.compression.unwrap_or(Reason::NotMeasured).to_string(),
+            compressing: now.compression.is_some_and(|reason| reason.is_on()),
             window_bytes: self.window_bytes.load(Relaxed),
             link_bytes_per_s: self.link_bytes_per_s.load(Relaxed),
             trouble: now.trouble.clone(),
