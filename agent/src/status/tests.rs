@@ -124,7 +124,7 @@ fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
         "lease 480 ms left",
         "direct up (12 ms ago, round trip 0.31 ms)",
         "lan DOWN",
-        "halves the bytes",
+        "compression is on: it saves 50 %",
         "disk by uring",
         "web  healthy",
         "orders",
