@@ -112,6 +112,9 @@ impl Active {
         let database = &mut self.databases[index];
         match started {
             Ok((capture, events)) => {
+                if let Some(warning) = capture.status().sqlite_warning() {
+                    self.inputs.notice(true, format!("database {}: {warning}", database.config.name));
+                }
                 database.capture = Some(Rc::new(capture));
                 database.events = Some(events);
                 database.state = DatabaseState::Alone;

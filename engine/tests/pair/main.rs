@@ -163,3 +163,19 @@ async fn an_old_active_with_commits_of_its_own_is_kept_in_quarantine_and_resynch
     active.stop().await;
     writer::check(active.database());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_whose_sqlite_can_corrupt_its_database_is_named_to_the_operator() {
+    let (mut active, mut standby) = pair();
+    // What a library of version 3.40.1 leaves in the header.
+    let file =
+        std::fs::OpenOptions::new().write(true).open(active.database()).expect("the database is there");
+    std::os::unix::fs::FileExt::write_all_at(&file, &3_040_001_u32.to_be_bytes(), 96).expect("it is written");
+    active.become_active(epoch(1)).await.expect("the active's database can be followed");
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    let notices = active.notices();
+    assert!(notices.iter().any(|n| n.contains("SQLite 3.40.1") && n.contains("update it")), "{notices:?}");
+    active.stop().await;
+    standby.stop().await;
+}

@@ -202,6 +202,16 @@ impl Node {
         }
     }
 
+    /// What this node has told its operator so far.
+    pub(crate) fn notices(&mut self) -> Vec<String> {
+        self.collect();
+        let notice = |event: &EngineEvent| match event {
+            EngineEvent::Notice { sentence, .. } => Some(sentence.clone()),
+            _ => None,
+        };
+        self.seen.iter().filter_map(notice).collect()
+    }
+
     /// How many copies or resyncs began on this node as a standby.
     pub(crate) fn copies(&mut self) -> usize {
         self.collect();
