@@ -58,9 +58,6 @@ pub enum Refusal {
     /// A failback where nothing is to be returned.
     #[error("the configured primary already serves: nothing to fail back")]
     AtHome,
-    /// Observe or maintenance.
-    #[error("automatic moves are off ({0}): end it with `lockstep {0} off`")]
-    HandsOff(&'static str),
 }
 
 impl Refusal {
@@ -77,7 +74,6 @@ impl Refusal {
             Self::NotInSync => "not-in-sync",
             Self::PeerSilent => "peer-silent",
             Self::AtHome => "at-home",
-            Self::HandsOff(_) => "hands-off",
         }
     }
 }

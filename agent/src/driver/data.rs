@@ -4,7 +4,7 @@
 //! nothing by itself: the machine asks again for what has not happened.
 
 use super::queue::EventQueue;
-use crate::heartbeat::{Heart, seal::HeartbeatKeys};
+use crate::heartbeat::Heart;
 use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent};
 use lockstep_failover::{Engine as EngineAction, Event};
 use std::sync::Arc;
@@ -96,9 +96,8 @@ pub(super) async fn listen(
 ) {
     while let Some(event) = events.recv().await {
         match event {
-            EngineEvent::Connected { keys: fresh, path, peer } => {
-                let fresh = HeartbeatKeys { id: fresh.id, send: fresh.send, receive: fresh.receive };
-                if let Err(error) = heart.set_keys(&fresh) {
+            EngineEvent::Connected { keys, path, peer } => {
+                if let Err(error) = heart.set_keys(&keys) {
                     queue.note(true, "heartbeat", error.to_string());
                 }
                 queue.event(Event::LinkKeys(true));

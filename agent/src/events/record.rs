@@ -53,11 +53,10 @@ impl Event {
         sentence: impl Into<String>,
         detail: serde_json::Value,
     ) -> Self {
-        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Self {
             id: 0,
             at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
-            boot_ms: boot.tv_sec as u64 * 1000 + boot.tv_nsec as u64 / 1_000_000,
+            boot_ms: crate::clock::boottime_us() / 1000,
             severity,
             kind: kind.to_owned(),
             sentence: sentence.into(),

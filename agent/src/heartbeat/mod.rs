@@ -11,9 +11,9 @@ mod socket;
 mod thread;
 
 use crate::effects::guard::{Guard, GuardError};
+use lockstep_engine::link::HeartbeatKeys;
 use lockstep_failover::{Event, Path, Time, Timing, Voice};
 use lockstep_wire::SessionId;
-use seal::HeartbeatKeys;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -22,17 +22,6 @@ const MIN_DATAGRAM_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 /// on each, and a path that lags the other by a dozen periods.
 const WINDOW: u64 = u64::BITS as u64;
 
-/// The keys of one TLS session, the same on both nodes with `send` and `receive` exchanged.
-#[derive(Clone, PartialEq, Eq)]
-pub struct HeartbeatKeys {
-    /// Names the session's keys in every datagram; never used for two different sessions.
-    pub id: u64,
-    /// Seals what this node sends.
-    pub send: [u8; 32],
-    /// Opens what the peer sends.
-    pub receive: [u8; 32],
-}
-
 /// Why a datagram was not sealed or not opened. None of these changes any state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {

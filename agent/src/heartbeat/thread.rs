@@ -3,11 +3,12 @@
 //! Draining comes before commands and judging: whatever had arrived is known and reported before
 //! a new voice is confirmed or a lease is judged. All buffers are made before the loop.
 
-use super::seal::{HeartbeatKeys, MAX_DATAGRAM_BYTES, MAX_PLAIN_BYTES, Opener, Sealer};
+use super::seal::{MAX_DATAGRAM_BYTES, MAX_PLAIN_BYTES, Opener, Sealer};
 use super::socket::Socket;
 use super::{Command, EventSink, Gauges, LeaseGuard, Settings};
 use crate::clock::boottime_us;
 use crate::effects::guard::GuardError;
+use lockstep_engine::link::HeartbeatKeys;
 use lockstep_failover::{Event, Judgement, Lapse, Pulse, Report, Time};
 use lockstep_wire::Heartbeat;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,17 +1,12 @@
-//! A blocking rtnetlink socket: the few requests the lab's cables are made of.
+//! The rtnetlink requests the lab's cables are made of, on the agent's blocking socket.
 //!
-//! One socket belongs to one network namespace, that of the thread that opened it, for ever. The
-//! agents use the asynchronous `rtnetlink` connection; the supervisor is a single thread that
-//! wants each request done before the next, so it uses that crate's messages on a plain socket.
+//! One socket belongs to one network namespace, that of the thread that opened it, for ever.
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
@@ -19,7 +14,8 @@ use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::effects::route;
 
 /// A hardware address.
 pub(super) type Mac = [u8; 6];
@@ -51,36 +47,16 @@ pub(super) enum Queue {
 }
 
 /// An rtnetlink socket in one network namespace.
-pub(super) struct Route {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Route(route::Route);
 
 impl Route {
     /// Opens one in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        route::Route::open().map(Self)
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.sequence += 1;
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        self.socket.send(&buffer, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-        match answer.payload {
-            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-            NetlinkPayload::Error(_) => Ok(()),
-            other => Err(io::Error::other(format!("expected the kernel's acknowledgement, got {other:?}"))),
-        }
+        self.0.request(message, flags).map(drop)
     }
 
     /// Makes a bridge that forwards at once and to all: no spanning tree, no multicast snooping.
@@ -126,7 +102,7 @@ impl Route {
     /// Plugs an interface into a bridge of the same namespace.
     pub(super) fn set_bridge(&mut self, name: &str, bridge: &str) -> io::Result<()> {
         let mut message = named(name);
-        message.attributes.push(LinkAttribute::Controller(index_of(self, bridge)?));
+        message.attributes.push(LinkAttribute::Controller(self.index(bridge)?));
         self.request(RouteNetlinkMessage::SetLink(message), 0)
     }
 
@@ -143,7 +119,7 @@ impl Route {
         let mut message = AddressMessage::default();
         message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.prefix_len = prefix;
-        message.header.index = index_of(self, name)?;
+        message.header.index = self.index(name)?;
         message.attributes.push(AddressAttribute::Local(address));
         message.attributes.push(AddressAttribute::Address(address));
         match address {
@@ -158,7 +134,7 @@ impl Route {
 
     /// Sets what happens to the frames that leave through an interface.
     pub(super) fn set_queue(&mut self, name: &str, queue: Queue) -> io::Result<()> {
-        let mut message = TcMessage::with_index(index_of(self, name)?.cast_signed());
+        let mut message = TcMessage::with_index(self.index(name)?.cast_signed());
         message.header.parent = TcHandle::ROOT;
         match queue {
             Queue::Open => {
@@ -186,26 +162,8 @@ impl Route {
 
     /// The index of an interface of this namespace.
     pub(super) fn index(&mut self, name: &str) -> io::Result<u32> {
-        self.sequence += 1;
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(named(name)));
-        message.header.flags = NLM_F_REQUEST;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        self.socket.send(&buffer, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-        match answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => Ok(message.header.index),
-            NetlinkPayload::Error(error) => Err(error.to_io()),
-            other => Err(io::Error::other(format!("expected interface {name}, got {other:?}"))),
-        }
+        Ok(self.0.link(name)?.index)
     }
-}
-
-fn index_of(route: &mut Route, name: &str) -> io::Result<u32> {
-    route.index(name).map_err(|e| io::Error::new(e.kind(), format!("interface {name}: {e}")))
 }
 
 fn named(name: &str) -> LinkMessage {

@@ -67,7 +67,7 @@ pub struct Kept {
 pub enum QuarantineError {
     /// The limit would be passed.
     #[error(
-        "keeping {} takes {needed_bytes} bytes, but {used_bytes} of the {limit_bytes} allowed in {} are in use: move old quarantines away or raise the limit; until then this node is not resynced",
+        "keeping {} takes {needed_bytes} bytes, but {used_bytes} of the {limit_bytes} allowed in {} are in use: move old quarantines away; until then this node is not resynced",
         database.display(), directory.display()
     )]
     Full {
