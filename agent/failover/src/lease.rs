@@ -163,6 +163,13 @@ impl Lease {
         self.probe.filter(|_| !barred && (quiet || outdated)).filter(after).map(|probe| probe + self.length)
     }
 
+    /// When it must next be judged although nothing happens: at its end, and at the moment from which
+    /// R2 may renew it. Without the second, a probe answered in time would be looked at too late.
+    pub fn judge_at(&self, now: Time) -> Option<Time> {
+        let quiet_at = self.heard.map(|heard| heard + self.silence).filter(|at| now < *at);
+        self.lease_end().map(|end| quiet_at.map_or(end, |at| at.min(end)))
+    }
+
     /// Judges at `now`, after everything received was handed in: opens, extends or lapses.
     pub fn judge(&mut self, now: Time) -> Judgement {
         let Some((permit, at)) = self.permit else {

@@ -72,6 +72,10 @@ impl Pulse {
     /// Speaks by `voice` from now on; the report is due to the machine once.
     pub fn set_voice(&mut self, voice: Voice) -> Report {
         self.lease.on_permit(voice.permit, voice.solo, voice.at);
+        if self.voice.is_some_and(|before| before.revision != voice.revision) {
+            // A claim, a release or a wish is not made to wait for the rhythm.
+            self.next_beat = self.next_beat.min(voice.at);
+        }
         self.voice = Some(voice);
         Report::Set { revision: voice.revision, last_grant_sent: self.lease.last_grant_sent() }
     }
@@ -113,9 +117,10 @@ impl Pulse {
         Some(answer)
     }
 
-    /// When the next heartbeat is due.
-    pub fn next_beat(&self) -> Time {
-        self.next_beat
+    /// The next moment at which something is due although nothing happens: a heartbeat, or a look at
+    /// the lease.
+    pub fn due(&self, now: Time) -> Time {
+        self.lease.judge_at(now).map_or(self.next_beat, |at| at.min(self.next_beat))
     }
 
     /// The heartbeat due at `now` for every path; `None` when it is not yet time, or silent.

@@ -53,6 +53,19 @@ fn a_dead_standby_makes_the_active_solo_and_its_return_ends_that() {
 }
 
 #[test]
+fn an_active_left_alone_keeps_its_lease_whenever_the_standby_died() {
+    for moment in 0..25 {
+        let mut world = well(3 + moment * 7);
+        world.run(moment * 30);
+        world.nodes[1].power_off();
+        for _ in 0..200 {
+            world.run(10);
+            assert_eq!(world.holders(), [0], "moment {moment}\n{}", world.show());
+        }
+    }
+}
+
+#[test]
 fn an_agent_restarted_within_its_lease_resumes() {
     let mut world = well(4);
     world.nodes[0].kill_agent(true);

@@ -122,14 +122,8 @@ impl Beating {
 
     /// The next moment at which something is due without any event.
     fn due(&self) -> Time {
-        let mut due = self.pulse.next_beat();
-        if let Some(pings) = &self.pings {
-            due = due.min(pings.next);
-        }
-        if let Some(end) = self.pulse.lease().lease_end() {
-            due = due.min(end);
-        }
-        due
+        let due = self.pulse.due(Self::now());
+        self.pings.as_ref().map_or(due, |pings| due.min(pings.next))
     }
 
     fn sleep_until(&self, due: Time) {

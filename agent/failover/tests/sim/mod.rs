@@ -59,6 +59,8 @@ pub struct World {
     connected_since: Option<u64>,
     keys: u64,
     lives: u64,
+    /// When within a period the targets are probed, ticks.
+    pub probe_phase: u64,
     pub acknowledged: Vec<u64>,
     commits: u64,
     pub operator_accepted_loss: bool,
@@ -80,6 +82,7 @@ impl World {
             connected_since: None,
             keys: 0,
             lives: 0,
+            probe_phase: seed % 20,
             acknowledged: Vec::new(),
             commits: 0,
             operator_accepted_loss: false,
@@ -187,11 +190,12 @@ impl World {
 
     fn probes(&mut self) {
         let now = self.true_us();
-        let every = Profile::Default.timing().period.as_micros() as u64 / TICK_US / 2;
+        let every = Profile::Default.timing().period.as_micros() as u64 / TICK_US;
         for n in 0..2 {
+            let due = (self.tick + self.probe_phase).is_multiple_of(every);
             let answered = if self.targets_answer(n) { 3 } else { 0 };
             let sent_at = self.nodes[n].local(now);
-            if self.tick.is_multiple_of(every) && self.nodes[n].runs() {
+            if due && self.nodes[n].runs() {
                 self.nodes[n].inbox.push(Event::TargetsMajority { sent_at, answered, of: 3 });
             }
             if std::mem::take(&mut self.nodes[n].announced) && self.passes(Path::Lan, n) {

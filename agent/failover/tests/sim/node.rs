@@ -51,6 +51,8 @@ pub struct Node {
     effects: Vec<(u64, Event)>,
     vip_probe: Option<(u64, Time, bool)>,
     pings: Option<(u64, u32)>,
+    /// The heartbeat thread sleeps until then, unless something comes.
+    thread_due: Time,
     pub announced: bool,
     pub key: u64,
     keys: [u64; 2],
@@ -83,6 +85,7 @@ impl Node {
             effects: Vec::new(),
             vip_probe: None,
             pings: None,
+            thread_due: Time::default(),
             announced: false,
             key: 0,
             keys: [0; 2],
@@ -163,6 +166,7 @@ impl Node {
         self.effects.clear();
         self.vip_probe = None;
         self.pings = None;
+        self.thread_due = Time::default();
         self.announced = false;
     }
 
@@ -195,6 +199,10 @@ impl Node {
     pub fn run_thread(&mut self, now_us: u64) -> Vec<(Option<Path>, Heartbeat)> {
         let now = self.local(now_us);
         if !self.runs() {
+            return Vec::new();
+        }
+        let woken = !self.socket.is_empty() || !self.commands.is_empty() || self.pings.is_some();
+        if !woken && now < self.thread_due {
             return Vec::new();
         }
         let Some((_, pulse)) = &mut self.agent else { return Vec::new() };
@@ -240,6 +248,7 @@ impl Node {
                 self.inbox.push(Event::LeaseLapsed(why));
             }
         }
+        self.thread_due = pulse.due(now);
         sent
     }
 
