@@ -30,6 +30,10 @@ const STARTING_LEASE_US: u64 = 5_000_000;
 /// How long one health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Most applications answer at once; others are heard at a later turn, so that no check, however
+/// slow, keeps this thread from passing the lease on.
+const QUICK_ANSWER: Duration = Duration::from_millis(5);
+
 /// Checks that must fail in a row before an application is started again.
 const FAILURES_MAX: u32 = 3;
 
@@ -60,6 +64,8 @@ impl Shown {
 struct Watched {
     application: Application,
     health: Option<config::Health>,
+    /// A check under way, in a thread of its own.
+    asked: Option<mpsc::Receiver<Result<(), String>>>,
     healthy: Option<bool>,
     failures: u32,
     restarts: u32,
@@ -105,6 +111,7 @@ pub(super) fn start(
             &paths.pair_dir(&pair.id),
         ),
         health: app.health.clone(),
+        asked: None,
         healthy: None,
         failures: 0,
         restarts: 0,
@@ -164,6 +171,7 @@ impl Applications {
             }
             app.failures = 0;
             app.healthy = None;
+            app.asked = None;
             if let Err(error) = app.application.start(&environment, end_us) {
                 self.queue.event(Event::AppFailed(error.to_string()));
                 return;
@@ -171,7 +179,7 @@ impl Applications {
         }
         self.wanted = true;
         self.queue.event(Event::AppStarted);
-        self.check();
+        self.check(true);
     }
 
     fn stop_all(&mut self) {
@@ -205,15 +213,19 @@ impl Applications {
             let _ = app.application.renew(end_us);
         }
         let every = if self.reported { CHECK_RUNNING } else { CHECK_STARTING };
-        if self.checked.elapsed() >= every {
-            self.check();
+        let due = self.checked.elapsed() >= every;
+        if due || self.apps.iter().any(|app| app.asked.is_some()) {
+            self.check(due);
         }
     }
 
-    fn check(&mut self) {
-        self.checked = Instant::now();
+    /// Hears what was asked before and, when it is due, asks again.
+    fn check(&mut self, due: bool) {
+        if due {
+            self.checked = Instant::now();
+        }
         for index in 0..self.apps.len() {
-            let outcome = self.apps[index].ask();
+            let Some(outcome) = self.apps[index].ask(due) else { continue };
             let app = &mut self.apps[index];
             match outcome {
                 Ok(()) => {
@@ -257,6 +269,7 @@ impl Applications {
         }
         app.restarts += 1;
         app.failures = 0;
+        app.asked = None;
         let (restart, of) = (app.restarts, RESTARTS_MAX);
         let restarted = app.application.stop().and_then(|()| app.application.start(&environment, end_us));
         self.queue.note(
@@ -290,23 +303,43 @@ enum Unhealthy {
 }
 
 impl Watched {
-    fn ask(&mut self) -> Result<(), Unhealthy> {
+    /// What a check found; none while one is under way, or nothing was asked.
+    fn ask(&mut self, due: bool) -> Option<Result<(), Unhealthy>> {
         match self.application.is_running() {
             Ok(true) => {}
             Ok(false) => {
                 let name = self.application.name().to_owned();
-                return Err(Unhealthy::Gone(AppError::NotRunning {
-                    name,
-                    log: "the state directory".into(),
-                }));
+                let gone = AppError::NotRunning { name, log: "the state directory".into() };
+                return Some(Err(Unhealthy::Gone(gone)));
             }
-            Err(error) => return Err(Unhealthy::Gone(error)),
+            Err(error) => return Some(Err(Unhealthy::Gone(error))),
         }
-        match &self.health {
-            None => Ok(()),
-            Some(health) => {
-                health::check(health, HEALTH_TIMEOUT).map_err(|e| Unhealthy::Answer(e.to_string()))
+        let Some(health) = &self.health else { return Some(Ok(())) };
+        let answer = match self.asked.take() {
+            Some(answer) => answer,
+            None if due => begin(health.clone()),
+            None => return None,
+        };
+        match answer.recv_timeout(QUICK_ANSWER) {
+            Ok(outcome) => Some(outcome.map_err(Unhealthy::Answer)),
+            Err(RecvTimeoutError::Timeout) => {
+                self.asked = Some(answer);
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Err(Unhealthy::Answer("the health check was not carried out".into())))
             }
         }
     }
+}
+
+/// Asks in a thread of its own; its end is the answer.
+fn begin(health: config::Health) -> mpsc::Receiver<Result<(), String>> {
+    let (answer, asked) = mpsc::channel();
+    let check = move || {
+        let _ = answer.send(health::check(&health, HEALTH_TIMEOUT).map_err(|e| e.to_string()));
+    };
+    // Without a thread the channel closes, which counts as one failed check.
+    let _ = std::thread::Builder::new().name("health".into()).spawn(check);
+    asked
 }

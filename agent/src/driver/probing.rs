@@ -4,6 +4,7 @@
 
 use super::queue::EventQueue;
 use crate::clock::boottime_us;
+use crate::effects::route::Route;
 use crate::probes::carrier::CarrierWatch;
 use crate::probes::targets::TargetProbe;
 use crate::probes::vip::VipProbe;
@@ -133,22 +134,14 @@ fn judge(config: &ProbeConfig, mac: Option<[u8; 6]>) -> lockstep_failover::event
     use lockstep_failover::event::VipProbe as Outcome;
     match mac {
         None => Outcome::Silent,
-        Some(mac) if neighbour_mac(config.peer).is_none_or(|peer| peer == mac) => Outcome::PeerMac,
+        Some(mac) if peer_mac(config).is_none_or(|peer| peer == mac) => Outcome::PeerMac,
         Some(_) => Outcome::ForeignMac,
     }
 }
 
-/// The kernel's entry for an IPv4 neighbour; the LAN heartbeats keep it fresh.
-fn neighbour_mac(address: IpAddr) -> Option<[u8; 6]> {
-    let table = std::fs::read_to_string("/proc/net/arp").ok()?;
-    let address = address.to_string();
-    let line = table.lines().find(|line| line.split_whitespace().next() == Some(&address))?;
-    let mut mac = [0; 6];
-    let mut parts = line.split_whitespace().nth(3)?.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    (mac != [0; 6]).then_some(mac)
+/// The peer's card as the kernel knows it; the LAN heartbeats keep the entry fresh.
+fn peer_mac(config: &ProbeConfig) -> Option<[u8; 6]> {
+    Route::open().and_then(|mut route| route.neighbour(&config.interface, config.peer)).ok().flatten()
 }
 
 fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, on: &AtomicBool) {
@@ -162,7 +155,7 @@ fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, on: &AtomicBool) {
             continue;
         }
         let alive = match seen {
-            Ok(Some(claim)) if neighbour_mac(config.peer) == Some(claim.mac) => {
+            Ok(Some(claim)) if peer_mac(config) == Some(claim.mac) => {
                 config.queue.event(Event::PeerAnnounced { received_at: Time::from_us(claim.seen_us) })
             }
             Ok(Some(_)) => config.queue.event(Event::ForeignArp),

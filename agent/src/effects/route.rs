@@ -4,13 +4,15 @@
 //! replaced card or a renamed bond has another index and another hardware address.
 
 use std::io;
+use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{NLMSG_HEADER_BYTES, Netlink};
 
@@ -66,6 +68,29 @@ impl Route {
             .map_err(|error| if error.raw_os_error() == Some(libc::ENODEV) { missing() } else { error })?;
         answers.iter().find_map(link_of).ok_or_else(missing)
     }
+
+    /// The hardware address the kernel last knew for `address` on the interface `name`; none where it
+    /// never spoke with it, or gave it up.
+    pub(crate) fn neighbour(&mut self, name: &str, address: IpAddr) -> io::Result<Option<[u8; 6]>> {
+        let mut wanted = NeighbourMessage::default();
+        wanted.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        wanted.header.ifindex = self.link(name)?.index;
+        let (ifindex, address) = (wanted.header.ifindex, NeighbourAddress::from(address));
+        let answers = self.request(RouteNetlinkMessage::GetNeighbour(wanted), NLM_F_DUMP)?;
+        Ok(answers.iter().find_map(|answer| {
+            let RouteNetlinkMessage::NewNeighbour(entry) = answer else { return None };
+            let is_it = entry.header.ifindex == ifindex
+                && entry.attributes.contains(&NeighbourAttribute::Destination(address.clone()));
+            is_it.then(|| hardware_address(entry)).flatten()
+        }))
+    }
+}
+
+fn hardware_address(entry: &NeighbourMessage) -> Option<[u8; 6]> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    })
 }
 
 /// Reads one rtnetlink message; what this crate does not know is none.
@@ -85,4 +110,32 @@ pub(crate) fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
     });
     let carrier = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
     Some(Link { index: link.header.index, mac: mac.unwrap_or_default(), carrier })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::testnet::Namespace;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn a_neighbour_of_either_family_is_known_once_it_was_spoken_to() {
+        let (near, far) = Namespace::two();
+        let mac = far.run(|| Route::open().and_then(|mut route| route.link("eth0")).expect("eth0").mac);
+        for (there, nobody) in [("10.0.0.2", "10.0.0.7"), ("fd00::2", "fd00::7")] {
+            let (there, nobody): (IpAddr, IpAddr) =
+                (there.parse().expect("an address"), nobody.parse().expect("an address"));
+            near.run(|| {
+                let mut route = Route::open().expect("netlink");
+                assert_eq!(route.neighbour("eth0", nobody).expect("an answer"), None);
+                let any: IpAddr = if there.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+                let socket = UdpSocket::bind((any, 0)).expect("a socket here");
+                socket.connect((there, 7000)).expect("a route");
+                socket.send(b"?").expect("sent");
+                // Refused: the other kernel has answered, so each knows the other's card.
+                let _ = socket.recv(&mut [0; 1]);
+                assert_eq!(route.neighbour("eth0", there).expect("an answer"), Some(mac));
+            });
+        }
+    }
 }

@@ -304,9 +304,14 @@ impl Active {
         if all && let Some(reply) = self.durable_reply.take() {
             let _ = reply.send(());
         }
-        if all != self.in_sync {
-            self.in_sync = all;
-            self.inputs.in_sync(all);
+        // Waiting for the last commits before solo ends is no loss of sync: said as one, it would
+        // let commits go alone again, and the next wait would begin.
+        let streaming = || self.databases.iter().all(|d| d.state == DatabaseState::Streaming);
+        let kept = self.in_sync && follows && self.durable_reply.is_some() && streaming();
+        let in_sync = all || kept;
+        if in_sync != self.in_sync {
+            self.in_sync = in_sync;
+            self.inputs.in_sync(in_sync);
         }
     }
 
