@@ -198,6 +198,9 @@ pub struct CopyBegin {
     /// Size of the database file in pages now, for progress.
     #[prost(uint32, tag = "3")]
     pub page_count: u32,
+    /// True: you hold commits that the active lacks: keep them before you change anything.
+    #[prost(bool, tag = "4")]
+    pub keep: bool,
 }
 
 /// Active to standby: hash the pages of your database file, and answer with [`PageHashes`].

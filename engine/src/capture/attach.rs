@@ -41,7 +41,15 @@ impl Follower {
         let settled = if index.is_backfilled() { Seen::of(&index) } else { Seen::default() };
         self.cursor = Cursor::before(generation, settled);
         self.fresh = Some(generation);
-        Ok(Attached::FromStart { page_size: self.files.page_size(), page_count: self.files.page_count()? })
+        let ahead = match from {
+            Some(from) => from.position.frame.0 > 0 && self.is_of_this_wal(&from)?,
+            None => false,
+        };
+        Ok(Attached::FromStart {
+            page_size: self.files.page_size(),
+            page_count: self.files.page_count()?,
+            ahead,
+        })
     }
 
     fn resume(&self, from: WalPoint, index: &WalIndex) -> Result<Option<Cursor>, CaptureError> {
@@ -75,6 +83,10 @@ impl Follower {
             return Ok(Some(before.followed_by(index.salts)));
         }
         Ok(None)
+    }
+
+    fn is_of_this_wal(&self, point: &WalPoint) -> Result<bool, CaptureError> {
+        Ok(self.files.wal_header()?.is_ok_and(|header| header.salts == point.salts))
     }
 
     /// The WAL's committed part contains `point`, so both WALs are equal through it.

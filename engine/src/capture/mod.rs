@@ -155,6 +155,9 @@ pub enum Attached {
         page_size: u32,
         /// Size of the database file in pages.
         page_count: u32,
+        /// The given point is of the WAL as it stands, and not in its committed part: the standby holds
+        /// commits that this node lost (power loss without `synchronous=FULL`).
+        ahead: bool,
     },
 }
 

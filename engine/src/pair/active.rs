@@ -247,6 +247,10 @@ impl Active {
                 self.judge_target(index);
             }
             ShipNote::Sent { position, commits } => database.sent(position, commits),
+            ShipNote::Ahead => {
+                let name = &database.config.name;
+                self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): they go to the standby's quarantine"));
+            }
             ShipNote::LetGo => {
                 let name = &database.config.name;
                 self.inputs.notice(true, format!("database {name}: the WAL grew beyond its limit while the standby took nothing; its pages will be compared"));

@@ -201,7 +201,7 @@ impl Applier {
 
     /// What this node wrote itself is kept before the first byte of it changes.
     async fn begin_copy(&self, mirror: &mut Mirror, begin: &CopyBegin) -> Result<(), ApplyError> {
-        if mirror.is_diverged() {
+        if mirror.is_diverged() || begin.keep {
             let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), fork: None };
             let kept = mirror.quarantine(&self.quarantine, reason).await?;
             self.note(StandbyNote::Quarantined(kept.directory));

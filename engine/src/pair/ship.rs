@@ -40,6 +40,8 @@ pub(super) enum ShipNote {
     Copy(CopyProgress),
     /// Frames were handed to the link.
     Sent { position: Position, commits: u32 },
+    /// The standby holds commits that this node lost.
+    Ahead,
     /// The read mark was let go: this attachment is over, resync at the next.
     LetGo,
     /// Capture cannot go on.
@@ -118,9 +120,14 @@ impl Shipment<'_> {
                 (self.note)(ShipNote::Target(target));
                 None
             }
-            Attached::FromStart { page_size, page_count } => {
+            Attached::FromStart { page_size, page_count, ahead } => {
                 (self.note)(ShipNote::Attached { held: None, complete: false });
-                Some(self.begin_copy(&standby, page_size, page_count).await?)
+                if ahead && !standby.diverged {
+                    (self.note)(ShipNote::Ahead);
+                }
+                let resync = standby.has_pages && standby.page_size == page_size;
+                let begin = CopyBegin { resync, page_size, page_count, keep: ahead };
+                Some(self.begin_copy(begin).await?)
             }
         };
         if let Some(copying) = &mut copying {
@@ -160,14 +167,9 @@ impl Shipment<'_> {
         }
     }
 
-    async fn begin_copy(
-        &mut self,
-        standby: &MirrorState,
-        page_size: u32,
-        page_count: u32,
-    ) -> Result<Copying, End> {
-        let resync = standby.has_pages && standby.page_size == page_size;
-        self.send(CopyBegin { resync, page_size, page_count }).await?;
+    async fn begin_copy(&mut self, begin: CopyBegin) -> Result<Copying, End> {
+        let CopyBegin { resync, page_size, page_count, .. } = begin;
+        self.send(begin).await?;
         let progress = CopyProgress {
             resync,
             page_size,

@@ -85,7 +85,7 @@ fn a_session_that_was_away_gets_what_it_missed() {
     let (_dir, path) = database();
     let (sender, mut receiver) = mpsc::channel(64);
     let capture = Capture::start(config(&path), sender).expect("it starts");
-    let Attached::FromStart { page_size, page_count } = attach(&capture, None) else {
+    let Attached::FromStart { page_size, page_count, .. } = attach(&capture, None) else {
         panic!("nothing to resume")
     };
     copy_all(&capture, page_count);

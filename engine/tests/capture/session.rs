@@ -98,7 +98,7 @@ impl Consumer {
 pub(crate) fn start_copy(config: CaptureConfig, channel: usize) -> (Capture, Consumer) {
     let (sender, receiver) = mpsc::channel(channel);
     let capture = Capture::start(config, sender).expect("the database can be followed");
-    let Attached::FromStart { page_size, page_count } = attach(&capture, None) else {
+    let Attached::FromStart { page_size, page_count, .. } = attach(&capture, None) else {
         panic!("nothing cannot be resumed");
     };
     let consumer = Consumer::start(receiver, Rebuilt::new(page_size));

@@ -140,6 +140,26 @@ async fn a_planned_switch_and_back_copies_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commits_that_the_active_lost_with_its_power_are_kept_on_the_standby() {
+    let (active, mut standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    for _ in 0..5 {
+        writer.commit();
+    }
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    writer.kill();
+    let mut active = active.restart(writer::lose_the_last_commit).await;
+    active.become_active(epoch(1)).await.expect("the active's database can be followed");
+    active.until_in_sync().await;
+    assert_eq!(standby.quarantined(), 1, "the fifth row was acknowledged and is only here");
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("the resynchronised mirror is a database");
+    assert_eq!(writer::rows(standby.database()), 4);
+    standby.stop().await;
+    writer::check(standby.database());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_active_with_commits_of_its_own_is_kept_in_quarantine_and_resynchronised() {
     let (active, mut standby) = in_sync().await;
     let mut writer = Writer::start(active.database());
@@ -148,7 +168,7 @@ async fn an_old_active_with_commits_of_its_own_is_kept_in_quarantine_and_resynch
     standby.become_idle().await;
     let alone = writer.commit();
     writer.kill();
-    let mut active = active.restart().await;
+    let mut active = active.restart(|_| ()).await;
     standby.promote(epoch(2)).await.expect("the mirror is promoted");
     let mut writer = Writer::start(standby.database());
     let row = writer.commit();

@@ -158,9 +158,10 @@ impl Node {
         done.await.expect("the data thread ends in order");
     }
 
-    /// Ends the engine and starts another on the same directory, without a role.
-    pub(crate) async fn restart(self) -> Self {
+    /// Ends the engine, lets something happen to the database, and starts another engine, without a role.
+    pub(crate) async fn restart(self, meanwhile: impl FnOnce(&Path)) -> Self {
         self.stop().await;
+        meanwhile(self.database());
         Self::start(self.config, self.directory)
     }
 

@@ -101,3 +101,12 @@ pub(crate) fn check(database: &Path) {
         open(database).query_row("PRAGMA integrity_check", (), |row| row.get(0)).expect("it runs");
     assert_eq!(result, "ok");
 }
+
+/// What a power cut does to a writer without `synchronous=FULL`: the last commit frame is not on disk.
+pub(crate) fn lose_the_last_commit(database: &Path) {
+    let beside = |end: &str| std::path::PathBuf::from(format!("{}{end}", database.display()));
+    let wal = std::fs::OpenOptions::new().write(true).open(beside("-wal")).expect("a WAL");
+    let length = wal.metadata().expect("a length").len();
+    wal.set_len(length - 4096).expect("it is cut");
+    std::fs::remove_file(beside("-shm")).expect("shared memory does not outlive the power");
+}

@@ -63,7 +63,7 @@ fn data_message() -> impl Strategy<Value = Message> {
             .prop_map(|(generation, frame, chain)| Rewind { generation, frame, chain }.into()),
         any::<(u64, u32)>().prop_map(|(generation, frame)| Rewound { generation, frame }.into()),
         any::<(bool, u32, u32)>().prop_map(|(resync, page_size, page_count)| {
-            CopyBegin { resync, page_size, page_count }.into()
+            CopyBegin { resync, page_size, page_count, keep: !resync }.into()
         }),
         any::<(u32, u32)>()
             .prop_map(|(first_page, page_count)| HashRequest { first_page, page_count }.into()),

@@ -60,7 +60,7 @@ pub(crate) fn messages() -> Vec<Message> {
         Ack { generation: 8, received_frame: 300, durable_frame: 299, complete: true }.into(),
         Rewind { generation: 8, frame: 298, chain: 0x3132_3334_3536_3738 }.into(),
         Rewound { generation: 8, frame: 298 }.into(),
-        CopyBegin { resync: true, page_size: 512, page_count: 70_000 }.into(),
+        CopyBegin { resync: true, page_size: 512, page_count: 70_000, keep: true }.into(),
         HashRequest { first_page: 1, page_count: 1024 }.into(),
         PageHashes { first_page: 1, hashes: bytes(32) }.into(),
         PageChunk { first_page: 65, data: bytes(512) }.into(),
