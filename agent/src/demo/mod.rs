@@ -35,6 +35,7 @@ use std::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  lockstep demo\n  lockstep demo --report report.json --profile metal\n  \
+    lockstep demo --ipv6\n  \
     lockstep demo --keep   then: lockstep lab --name demo exec a -- lockstep status\n\
     Exits with 0 only if nothing acknowledged was lost, never two nodes held the address, and both\n\
     databases are sound and equal."
@@ -52,6 +53,9 @@ pub struct DemoArgs {
     /// Timing of both nodes.
     #[arg(long, default_value = "default", value_parser = ["metal", "default", "vm", "mse"])]
     profile: String,
+    /// Addresses of IPv6 only: the virtual one, the nodes' own and the targets.
+    #[arg(long)]
+    ipv6: bool,
     /// Repeats a run: names the orders and chooses the moment of the power loss.
     #[arg(long)]
     seed: Option<u64>,
@@ -121,16 +125,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Exit> {
     let seed = args.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());
     println!("seed {seed}");
     let report = script::run(args, seed, paint)?;
-    println!("\n{}", report.table(paint));
     if let Some(file) = &args.report {
         let mut text = serde_json::to_string_pretty(&report)?;
         text.push('\n');
         std::fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))?;
-    }
-    if args.keep {
-        println!(
-            "the lab is up: `lockstep lab --name demo status`, end it with `lockstep lab --name demo down`"
-        );
     }
     Ok(if report.passed() { Exit::Done } else { Exit::Failed })
 }

@@ -50,7 +50,7 @@ impl Report {
     pub fn table(&self, paint: Paint) -> String {
         let mark = |good: bool, text: String| if good { paint.good(&text) } else { paint.bad(&text) };
         let rows = [
-            ("seed", format!("{:#x}", self.seed)),
+            ("seed (--seed repeats the run)", self.seed.to_string()),
             ("profile, commit mode", format!("{}, {}", self.profile, self.commit_mode)),
             ("acknowledged writes", self.acknowledged.to_string()),
             ("acknowledged, then lost", mark(self.lost == 0, self.lost.to_string())),
@@ -62,10 +62,18 @@ impl Report {
             ("failback: application silent", format!("{} ms", self.failback_outage_ms)),
             ("both databases", mark(self.integrity == "ok", self.integrity.clone())),
         ];
-        rows.iter().fold(String::new(), |mut out, (label, value)| {
-            let _ = writeln!(out, "  {label:<30}{value}");
+        let table = rows.iter().fold(String::new(), |mut out, (label, value)| {
+            let _ = writeln!(out, "  {label:<32}{value}");
             out
-        })
+        });
+        let verdict = if self.passed() {
+            paint.good(
+                "PASSED: nothing acknowledged was lost, never two holders, both databases sound and equal",
+            )
+        } else {
+            paint.bad("FAILED: see the lines in the table above that are not as they should be")
+        };
+        format!("{table}\n{verdict}\n")
     }
 }
 
@@ -106,7 +114,9 @@ mod tests {
         assert!(!Report { lost: 1, ..report() }.passed());
         assert!(!Report { dual_holder_ms: 1, ..report() }.passed());
         assert!(!Report { integrity: "a: page 7".into(), ..report() }.passed());
-        assert!(report().table(Paint { colour: false }).contains("acknowledged writes           9\n"));
+        assert!(report().table(Paint { colour: false }).contains("PASSED"));
+        assert!(Report { lost: 1, ..report() }.table(Paint { colour: false }).contains("FAILED"));
+        assert!(report().table(Paint { colour: false }).contains("acknowledged writes             9\n"));
     }
 
     #[test]

@@ -11,13 +11,18 @@ use super::{
 use crate::{
     control::Request,
     lab::{
-        APP_PORT, Node, VIP,
+        APP_PORT, Node, VIP, VIP6,
         sniffer::{Takeover, dual_holder_ms, now_ns},
     },
     status::{Paint, PairState},
 };
 use anyhow::Context;
-use std::{path::Path, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 /// Every profile takes over within this; longer is a failure of the demonstration.
 const TAKEOVER_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,14 +44,28 @@ struct Moves {
     resync_ms: u64,
 }
 
-/// Tells the story and takes its measures.
+/// Tells the story, takes its measures and shows them.
 pub(super) fn run(args: &DemoArgs, seed: u64, paint: Paint) -> anyhow::Result<Report> {
     let timeline = Timeline::new(paint);
     timeline.mark("two nodes, a cable, a switch: the first copy");
     let program = std::env::current_exe().context("own program")?;
-    let app = format!("exec {} demo-app --listen 0.0.0.0:{APP_PORT}", quoted(program.as_os_str()));
-    let stage = Stage::up(&app, &args.disk, &args.profile, args.keep)?;
-    play(&stage, &timeline, args, seed).inspect_err(|_| stage.show_logs())
+    let (any, own) = if args.ipv6 { ("[::]", "[::1]") } else { ("0.0.0.0", "127.0.0.1") };
+    let app = format!("exec {} demo-app --listen {any}:{APP_PORT}", quoted(program.as_os_str()));
+    let health = format!("http://{own}:{APP_PORT}/health");
+    let mut up = vec!["--app", &app, "--health", &health, "--disk", &args.disk, "--profile", &args.profile];
+    if args.ipv6 {
+        up.push("--ipv6=only");
+    }
+    let stage = Stage::up(&up, args.keep)?;
+    let report = play(&stage, &timeline, args, seed).inspect_err(|_| stage.show_logs())?;
+    println!("\n{}", report.table(paint));
+    Ok(report)
+}
+
+/// Where clients find the application.
+fn target(args: &DemoArgs) -> SocketAddr {
+    let vip: IpAddr = if args.ipv6 { VIP6.into() } else { VIP.into() };
+    (vip, APP_PORT).into()
 }
 
 /// Everything between the lab's coming up and its going down.
@@ -54,12 +73,13 @@ fn play(stage: &Stage, timeline: &Timeline, args: &DemoArgs, seed: u64) -> anyho
     let acknowledged = stage.folder().join("acknowledged");
     stage.lab(&["sniff-start"])?;
     let client = stage.client(&[
-        format!("--target={VIP}:{APP_PORT}"),
+        format!("--target={}", target(args)),
         format!("--acknowledged={}", acknowledged.display()),
         format!("--seed={seed}"),
         format!("--rate={}", args.rate),
     ])?;
-    timeline.mark("a client writes through the virtual address");
+    timeline.mark(&format!("a client writes {} orders a second to {}", args.rate, target(args)));
+    timeline.legend();
     timeline.show_for(stage, &client, Duration::from_secs(args.seconds));
     let moves = moves(stage, &client, timeline, args, seed)?;
     let progress = client.stop()?;
@@ -70,8 +90,11 @@ fn play(stage: &Stage, timeline: &Timeline, args: &DemoArgs, seed: u64) -> anyho
         "the watcher on the switch missed {} frames: run it again on a machine with less load",
         observations.unseen_frames
     );
-    timeline.mark("both agents stopped: counting");
-    let (a, b) = count(stage, &acknowledged, args.keep)?;
+    timeline.mark("the client stops; now both agents, then the orders in both databases are counted");
+    let (a, b) = count(stage, &acknowledged)?;
+    if args.keep {
+        restart(stage)?;
+    }
     let longest = |gaps, takeover: Takeover| longest_ms(gaps, takeover.start_ns, takeover.end_ns);
     Ok(Report {
         schema: SCHEMA,
@@ -102,6 +125,7 @@ fn moves(
     stage.lab(&["power-off", "a"])?;
     timeline.mark("POWER OFF: a is dead");
     let detect_ms = detected(stage, off_ns)?;
+    timeline.mark(&format!("b knows after {detect_ms} ms: it hears a by neither path"));
     let is = |node, state| move || stage.pair(node).is_some_and(|pair| pair.state == state);
     timeline.show_until(
         stage,
@@ -110,7 +134,7 @@ fn moves(
         TAKEOVER_DEADLINE,
         is(Node::B, PairState::Active),
     )?;
-    timeline.mark("b is active");
+    timeline.mark("b is active: its copy is the database now, the application and the address are on b");
     let before = client.progress().acknowledged;
     let writes = || client.progress().acknowledged > before;
     timeline.show_until(stage, client, "an acknowledged write on b", TAKEOVER_DEADLINE, writes)?;
@@ -128,11 +152,11 @@ fn moves(
         in_sync(stage, Node::B, Node::A),
     )?;
     let resync_ms = (now_ns() - on_ns).div_ceil(1_000_000);
-    timeline.mark("in sync again: failback");
+    timeline.mark("in sync again. FAILBACK: b hands over to a in good order");
 
     let start_ns = now_ns();
-    let sentence = stage.operate(Node::B, &Request::Failback { pair: None }, TAKEOVER_DEADLINE)?;
-    timeline.mark(&sentence);
+    stage.operate(Node::B, &Request::Failback { pair: None }, TAKEOVER_DEADLINE)?;
+    timeline.mark("b has let go: it stands by again");
     timeline.show_until(
         stage,
         client,
@@ -143,6 +167,7 @@ fn moves(
     let before = client.progress().acknowledged;
     let writes = || client.progress().acknowledged > before;
     timeline.show_until(stage, client, "an acknowledged write on a", TAKEOVER_DEADLINE, writes)?;
+    timeline.mark("a is active again");
     timeline.show_for(stage, client, AFTERMATH);
     let failback = Takeover { start_ns, end_ns: now_ns() };
     timeline.show_until(
@@ -173,7 +198,7 @@ fn in_sync(stage: &Stage, active: Node, standby: Node) -> impl FnMut() -> bool {
 }
 
 /// Everything sent has arrived; then both agents stop, standby first, and each disk is looked at.
-fn count(stage: &Stage, acknowledged: &Path, keep: bool) -> anyhow::Result<(Verified, Verified)> {
+fn count(stage: &Stage, acknowledged: &Path) -> anyhow::Result<(Verified, Verified)> {
     until("the last write's arrival on b", RESYNC_DEADLINE, || {
         stage.pair(Node::A).filter(|pair| pair.in_sync && pair.lag_frames == Some(0))
     })?;
@@ -188,10 +213,13 @@ fn count(stage: &Stage, acknowledged: &Path, keep: bool) -> anyhow::Result<(Veri
         let out = stage.lab(&arguments).with_context(|| format!("the database of {}", node.name()))?;
         serde_json::from_slice(&out).context("the result of demo-verify")
     };
-    let verified = (look(Node::A)?, look(Node::B)?);
-    if keep {
-        stage.lab(&["agent", "start", "a"])?;
-        stage.lab(&["agent", "start", "b"])?;
-    }
-    Ok(verified)
+    Ok((look(Node::A)?, look(Node::B)?))
+}
+
+/// The pair again, for a lab that is kept.
+fn restart(stage: &Stage) -> anyhow::Result<()> {
+    stage.lab(&["agent", "start", "a"])?;
+    stage.lab(&["agent", "start", "b"])?;
+    let mut in_sync = in_sync(stage, Node::A, Node::B);
+    until("the start of both agents", RESYNC_DEADLINE, || in_sync().then_some(()))
 }

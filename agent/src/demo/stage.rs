@@ -38,6 +38,14 @@ const EXIT_INTERRUPTED: i32 = 128 + 2;
 /// How often the stage looks whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// How to go on with a lab that was kept.
+const KEPT: &str = "the lab is still up. Look at it, break it, and end it:
+  lockstep lab --name demo status
+  lockstep lab --name demo exec a -- lockstep status
+  lockstep lab --name demo exec b -- lockstep events
+  lockstep lab --name demo power-off a
+  lockstep lab --name demo down";
+
 /// A lab that is up.
 pub(super) struct Stage {
     home: Home,
@@ -45,15 +53,17 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Two nodes in sync with the demonstration's application on `a`.
-    pub(super) fn up(app: &str, disk: &str, profile: &str, keep: bool) -> anyhow::Result<Self> {
+    /// Two nodes in sync with the demonstration's application on `a`. Unless it is to be kept, the
+    /// lab ends with this process, however that ends.
+    pub(super) fn up(arguments: &[&str], keep: bool) -> anyhow::Result<Self> {
         // A lab that is there already is somebody's: only one that came up here goes down here.
         if lab_command(&["status"])?.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
             bail!("a demonstration's lab is up already: end it with `lockstep lab --name {LAB} down`");
         }
         let stage = Self { home: Home::of(LAB)?, keep };
         down_when_interrupted()?;
-        run(&["up", "--app", app, "--disk", disk, "--profile", profile])?;
+        let end: &[&str] = if keep { &[] } else { &["--end-with-caller"] };
+        run(&[&["up"], arguments, end].concat())?;
         Ok(stage)
     }
 
@@ -123,6 +133,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if self.keep {
+            println!("{KEPT}");
             return;
         }
         if let Err(error) = run(&["down"]) {

@@ -13,6 +13,9 @@ use std::{
 /// Often enough to follow, seldom enough to read.
 const PERIOD: Duration = Duration::from_millis(500);
 
+/// Room for what is said about a node.
+const NODE_COLUMNS: usize = 56;
+
 /// Prints what happens.
 pub(super) struct Timeline {
     begun: Instant,
@@ -27,6 +30,17 @@ impl Timeline {
     /// Something was done.
     pub(super) fn mark(&self, sentence: &str) {
         println!("{} {}", self.clock(), self.paint.bold(sentence));
+    }
+
+    /// What the columns are.
+    pub(super) fn legend(&self) {
+        for line in [
+            "each line: time, the application as the client sees it, node a, node b; for a node",
+            "hb: the other's heartbeats arrive by cable/LAN, lag: WAL frames the standby lacks,",
+            "lease: for how long the node may still answer for the address unless it is renewed",
+        ] {
+            println!("         {}", self.paint.dim(line));
+        }
     }
 
     /// Shows the pair for a while.
@@ -66,7 +80,7 @@ impl Timeline {
 
     fn look(&self, stage: &Stage, client: &Client) {
         let [a, b] = Node::ALL.map(|node| self.node(node, stage.pair(node).as_ref()));
-        println!("{} {}  {a}  {b}", self.clock(), writes(&client.progress(), self.paint));
+        println!("{} {}  {a} {b}", self.clock(), writes(&client.progress(), self.paint));
     }
 
     fn clock(&self) -> String {
@@ -75,34 +89,43 @@ impl Timeline {
 
     fn node(&self, node: Node, pair: Option<&PairStatus>) -> String {
         let name = self.paint.bold(node.name());
-        let Some(pair) = pair else { return format!("{name} {}", self.paint.dim("no answer")) };
-        format!("{name} {}", facts(pair, self.paint))
+        let facts = pair.map_or_else(|| self.paint.dim(&padded("no answer")), |pair| facts(pair, self.paint));
+        format!("{name} {facts}")
     }
 }
 
 fn writes(progress: &Progress, paint: Paint) -> String {
     let silent = progress.app_silent_ms.is_none_or(|ms| ms > PERIOD.as_millis() as u64);
-    let word = if silent { paint.bad("silent  ") } else { paint.good("answers ") };
-    format!("app {word} {:7} acknowledged {:4} retries", progress.acknowledged, progress.retries)
+    let word = if silent { paint.bad("silent ") } else { paint.good("answers") };
+    format!("app {word} {:6} acknowledged {:3} retries", progress.acknowledged, progress.retries)
+}
+
+/// As wide as the facts of a node, so that the other's stand below each other.
+fn padded(text: &str) -> String {
+    format!("{text:NODE_COLUMNS$}")
 }
 
 fn facts(pair: &PairStatus, paint: Paint) -> String {
-    let sync = match (pair.in_sync, pair.solo) {
-        (true, _) => paint.good("in sync"),
-        (false, true) => paint.warn("solo"),
-        (false, false) => paint.warn("not in sync"),
+    let (sync, mark): (_, fn(Paint, &str) -> String) = match (pair.in_sync, pair.solo) {
+        (true, _) => ("in sync", Paint::good),
+        (false, true) => ("solo", Paint::warn),
+        (false, false) => ("not in sync", Paint::warn),
     };
     let beat = |up: bool| if up { "up" } else { "down" };
     let direct = pair.heartbeat.direct.as_ref().is_some_and(|direct| direct.up);
-    let mut text = format!("{:9} {sync} hb {}/{}", pair.state, beat(direct), beat(pair.heartbeat.lan.up));
+    let mut rest = format!("hb {}/{}", beat(direct), beat(pair.heartbeat.lan.up));
     if let Some(frames) = pair.lag_frames {
-        text += &format!(" lag {frames}");
+        rest += &format!("  lag {frames}");
     }
     if let Some(left) = pair.lease_ms_left {
-        text += &format!(" lease {left} ms");
+        rest += &format!("  lease {left} ms");
     }
     if let Some(copy) = pair.databases.iter().find_map(|database| database.copy.as_ref()) {
-        text += &format!(" copy {}/{}", bytes(copy.done_bytes), bytes(copy.total_bytes));
+        rest += &format!("  copied {}/{}", bytes(copy.done_bytes), bytes(copy.total_bytes));
     }
-    text
+    let painted = mark(paint, sync);
+    // Colours have no width: what is written without them is measured.
+    let plain = format!("{:9}  {sync}  {rest}", pair.state);
+    let gap = NODE_COLUMNS.saturating_sub(plain.chars().count());
+    format!("{:9}  {painted}  {rest}{:gap$}", pair.state, "")
 }

@@ -8,7 +8,7 @@ use lockstep_engine::link::Identity;
 use toml::{Table, Value};
 
 use super::layout::{self, DIRECT_INTERFACE, Home, LAN_INTERFACE, Node, PAIR};
-use super::spec::{Disk, Spec};
+use super::spec::{Disk, Ipv6, Spec};
 
 /// Port of heartbeats and data on both networks.
 const PORT: i64 = 7431;
@@ -18,10 +18,12 @@ const PORT: i64 = 7431;
 pub(super) struct Wishes<'a> {
     pub(super) config: Option<&'a Path>,
     pub(super) app: Option<&'a str>,
+    pub(super) health: Option<&'a str>,
     pub(super) profile: Option<&'a str>,
-    pub(super) ipv6: bool,
+    pub(super) ipv6: Option<Ipv6>,
     pub(super) disk: Disk,
     pub(super) agents: bool,
+    pub(super) end_with_caller: bool,
 }
 
 /// Makes both identities and configurations in the lab's folder.
@@ -103,15 +105,18 @@ fn generate(home: &Home, node: Node, wishes: &Wishes<'_>) -> Table {
     let mut pair = Table::new();
     pair.insert("id".into(), PAIR.into());
     pair.insert("commit_mode".into(), "durable".into());
-    let mut vip = vec![format!("{}/{}", layout::VIP, layout::LAN_PREFIX.0)];
-    if wishes.ipv6 {
-        vip.push(format!("{}/128", layout::VIP6));
-    }
+    let (v4, v6) = (format!("{}/{}", layout::VIP, layout::LAN_PREFIX.0), format!("{}/128", layout::VIP6));
+    let vip = match wishes.ipv6 {
+        None => vec![v4],
+        Some(Ipv6::Also) => vec![v4, v6],
+        Some(Ipv6::Only) => vec![v6],
+    };
     pair.insert("vip".into(), vip.into());
-    let targets = layout::TARGETS.map(|number| layout::lan_addresses(number)[0].to_string());
+    let family = usize::from(wishes.ipv6 == Some(Ipv6::Only));
+    let targets = layout::TARGETS.map(|number| layout::lan_addresses(number)[family].to_string());
     pair.insert("targets".into(), targets.to_vec().into());
-    let direct = |node| layout::direct_addresses(node)[0];
-    let lan = |node: Node| layout::lan_addresses(node.number())[0];
+    let direct = |node| layout::direct_addresses(node)[family];
+    let lan = |node: Node| layout::lan_addresses(node.number())[family];
     pair.insert("direct".into(), endpoint(DIRECT_INTERFACE, direct(node), direct(node.peer())));
     pair.insert("lan".into(), endpoint(LAN_INTERFACE, lan(node), lan(node.peer())));
 
@@ -125,6 +130,9 @@ fn generate(home: &Home, node: Node, wishes: &Wishes<'_>) -> Table {
         let mut app = Table::new();
         app.insert("name".into(), "app".into());
         app.insert("command".into(), command.into());
+        if let Some(health) = wishes.health {
+            app.insert("health".into(), health.into());
+        }
         pair.insert("app".into(), Value::Array(vec![app.into()]));
     }
 

@@ -36,7 +36,7 @@ pub use layout::{
     APP_PORT, Cable, DIRECT_INTERFACE, Direction, Home, Host, LAN_INTERFACE, Node, PAIR, VIP, VIP6,
     direct_addresses, lan_addresses, lan_mac,
 };
-pub use spec::Disk;
+pub use spec::{Disk, Ipv6};
 
 use control::{Reply, Request, ask};
 
@@ -152,15 +152,21 @@ pub struct Up {
     /// The application, as a shell line; it runs on the active node
     #[arg(long, value_name = "COMMAND")]
     app: Option<String>,
+    /// Where the application says that it is well: an http:// address, asked on its node, or a command
+    #[arg(long, value_name = "URL|COMMAND", requires = "app")]
+    health: Option<String>,
     /// Timing: metal, default, vm or mse
     #[arg(long)]
     profile: Option<String>,
-    /// A second virtual address, IPv6
-    #[arg(long)]
-    ipv6: bool,
+    /// An IPv6 virtual address beside the other; with `--ipv6=only` everything is IPv6
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "also")]
+    ipv6: Option<Ipv6>,
     /// Machines and cables only
     #[arg(long, hide = true)]
     no_agent: bool,
+    /// The lab ends, and is removed, when the program that started this command ends
+    #[arg(long, hide = true)]
+    end_with_caller: bool,
 }
 
 /// `lockstep lab cut` and `lockstep lab mend`
@@ -189,6 +195,9 @@ pub enum LabProcess {
         /// The first stage made a user namespace too
         #[arg(long)]
         user_namespace: bool,
+        /// Descriptor of the process whose end is the lab's; the first stage is given its number
+        #[arg(long)]
+        end_with: Option<i32>,
     },
     /// A machine's first process
     #[command(name = "lab-machine", hide = true)]
@@ -214,9 +223,11 @@ pub enum LabProcess {
 /// A sentence for the lab's log.
 pub fn run_process(process: LabProcess) -> Result<()> {
     match process {
-        LabProcess::Supervisor { home, inside: false, .. } => supervisor::launch(&Home::at(home))?,
-        LabProcess::Supervisor { home, user_namespace, .. } => {
-            supervisor::run(Home::at(home), user_namespace)?;
+        LabProcess::Supervisor { home, inside: false, end_with, .. } => {
+            supervisor::launch(&Home::at(home), end_with)?;
+        }
+        LabProcess::Supervisor { home, user_namespace, end_with, .. } => {
+            supervisor::run(Home::at(home), user_namespace, end_with)?;
         }
         LabProcess::Machine { host, home } => machine::run(host, &Home::at(home))?,
         LabProcess::Watch { home, client } => watch::run(&Home::at(home), client)?,
@@ -266,7 +277,7 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
     let of_this_machine =
         std::env::var_os("LOCKSTEP_CONFIG").is_some_and(|file| up.config == Path::new(&file));
     let given = up.config != Path::new(GENERATED) && (!of_this_machine || up.config.is_dir());
-    if given && (up.app.is_some() || up.ipv6) {
+    if given && (up.app.is_some() || up.ipv6.is_some()) {
         bail!(
             "--app and --ipv6 are for a generated configuration: with --config they belong in a.toml and b.toml"
         );
@@ -274,10 +285,12 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
     let wishes = generate::Wishes {
         config: given.then_some(up.config.as_path()),
         app: up.app.as_deref(),
+        health: up.health.as_deref(),
         profile: up.profile.as_deref(),
         ipv6: up.ipv6,
         disk: up.disk,
         agents: !up.no_agent,
+        end_with_caller: up.end_with_caller,
     };
     match up::up(home, &wishes) {
         Err(e) if e.is::<up::NotInSync>() => {

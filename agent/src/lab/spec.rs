@@ -17,6 +17,15 @@ pub enum Disk {
     Loop,
 }
 
+/// Whether the pair has an IPv6 virtual address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Ipv6 {
+    /// Beside the IPv4 one.
+    Also,
+    /// Only that, and the nodes speak IPv6 with each other too.
+    Only,
+}
+
 /// What a lab was started with.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::cables::Cables;
 use super::control::{self, AgentAction, Power, Reply, Request};
 use super::layout::{Home, Host, Node};
 use super::spec::{Disk, Spec};
-use super::{disk, freeze, namespace, sniffer};
+use super::{disk, freeze, namespace, sniffer, up};
 
 /// A client of the control socket that says nothing is dropped after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +32,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(40);
 
 /// First stage, an ordinary process: makes the namespaces and leaves the second stage in them.
-pub(super) fn launch(home: &Home) -> Result<()> {
+/// `end_with` is the number of the process whose end shall be the lab's; inside, numbers are others,
+/// so the second stage gets a descriptor.
+pub(super) fn launch(home: &Home, end_with: Option<i32>) -> Result<()> {
     rustix::process::setsid().context("own session")?;
+    let caller = end_with.map(caller).transpose().context("the program that wants this lab has ended")?;
     let before = std::fs::read_link("/proc/self/ns/user")?;
     namespace::unshare_as_root(UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWNET)?;
     let mut command = Command::new("/proc/self/exe");
@@ -41,13 +44,25 @@ pub(super) fn launch(home: &Home) -> Result<()> {
     if std::fs::read_link("/proc/self/ns/user")? != before {
         command.arg("--user-namespace");
     }
+    if let Some(caller) = &caller {
+        command.arg(format!("--end-with={}", caller.as_raw_fd()));
+    }
     command.spawn().context("starting the supervisor")?;
     Ok(())
 }
 
+/// A descriptor of a process that this one's children keep.
+fn caller(number: i32) -> rustix::io::Result<OwnedFd> {
+    let number = Pid::from_raw(number).ok_or(rustix::io::Errno::SRCH)?;
+    let descriptor = pidfd_open(number, PidfdFlags::empty())?;
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::empty())?;
+    Ok(descriptor)
+}
+
 /// Second stage: runs the lab until `lab down`.
-pub(super) fn run(home: Home, user_namespace: bool) -> Result<()> {
+pub(super) fn run(home: Home, user_namespace: bool, end_with: Option<i32>) -> Result<()> {
     end_on_sigterm();
+    let caller = end_with.map(inherited).transpose()?;
     namespace::own_mounts()?;
     let own_pids = File::open("/proc/self/ns/pid").context("/proc/self/ns/pid")?.into();
     let spec = Spec::load(&home)?;
@@ -60,10 +75,15 @@ pub(super) fn run(home: Home, user_namespace: bool) -> Result<()> {
     }
     println!("ready");
     loop {
-        let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&listener, PollFlags::IN)];
+        fds.extend(caller.as_ref().map(|caller| PollFd::new(caller, PollFlags::IN)));
         match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 })) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e).context("waiting for requests"),
+        }
+        if fds.get(1).is_some_and(|caller| !caller.revents().is_empty()) {
+            lab.end();
+            return up::remove(&lab.home);
         }
         if !fds[0].revents().is_empty() {
             let (stream, _) = listener.accept().context("control socket")?;
@@ -73,6 +93,14 @@ pub(super) fn run(home: Home, user_namespace: bool) -> Result<()> {
         }
         lab.reap();
     }
+}
+
+/// Takes over a descriptor that the first stage left open, and keeps it from the machines.
+fn inherited(number: i32) -> Result<OwnedFd> {
+    // SAFETY: the first stage made this descriptor for this process, and nothing else here uses it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC).context("the caller's descriptor")?;
+    Ok(descriptor)
 }
 
 /// PID 1 ignores what it does not handle; SIGTERM shall end the lab.

@@ -49,7 +49,7 @@ pub(super) fn up(home: &Home, wishes: &Wishes<'_>) -> Result<()> {
     }
     remove(home)?;
     let started = prepare(home, wishes)
-        .and_then(|()| start(home))
+        .and_then(|()| start(home, wishes.end_with_caller))
         .and_then(|()| if wishes.agents { wait_in_sync(home) } else { Ok(()) });
     if let Err(e) = started {
         show_logs(home);
@@ -79,7 +79,8 @@ pub(super) fn down(home: &Home) -> Result<()> {
     remove(home)
 }
 
-fn remove(home: &Home) -> Result<()> {
+/// Removes the folder of a lab that has ended.
+pub(super) fn remove(home: &Home) -> Result<()> {
     match std::fs::remove_dir_all(home.root()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(e).with_context(|| format!("removing {}", home.root().display()));
@@ -120,12 +121,16 @@ fn prepare(home: &Home, wishes: &Wishes<'_>) -> Result<()> {
     generate::write(home, wishes)?.save(home)
 }
 
-fn start(home: &Home) -> Result<()> {
+fn start(home: &Home, end_with_caller: bool) -> Result<()> {
     let path = home.supervisor_log();
     let log = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
-    let mut launcher = Command::new("/proc/self/exe")
-        .arg("lab-supervisor")
-        .arg(home.root())
+    let mut launcher = Command::new("/proc/self/exe");
+    launcher.arg("lab-supervisor").arg(home.root());
+    if end_with_caller {
+        let caller = rustix::process::getppid().context("the program that started this one has ended")?;
+        launcher.arg(format!("--end-with={}", caller.as_raw_nonzero()));
+    }
+    let mut launcher = launcher
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
