@@ -1,7 +1,9 @@
-//! What end-to-end tests share: a lab per test, and code of the tests run on its machines.
+//! What end-to-end tests share: a lab per test, a pair under load, and code of the tests run on its machines.
 
 mod inside;
 mod lab;
+mod pair;
 
 pub(crate) use inside::arguments;
 pub(crate) use lab::Lab;
+pub(crate) use pair::Pair;

@@ -45,7 +45,7 @@ pub enum Action {
     ProbeTargets(bool),
     /// Five ARP probes for the VIP, 10 ms apart. [`crate::Event::VipProbed`].
     ProbeVip,
-    /// Ten heartbeats with the present voice per path, 10 ms apart. [`crate::Event::IntentPingsDone`]
+    /// Ten heartbeats with the present voice per path, 4 ms apart. [`crate::Event::IntentPingsDone`]
     /// one round trip after the last, after everything that came in.
     SendIntentPings,
     /// To the data path.

@@ -48,7 +48,7 @@ pub struct Lease {
     heard: Option<Time>,
     intent_seen: bool,
     higher_seen: bool,
-    foreign_seen: bool,
+    foreign_until: Time,
     peer_outdated: bool,
     solo: bool,
     last_grant_sent: Option<Time>,
@@ -70,7 +70,7 @@ impl Lease {
             heard: None,
             intent_seen: false,
             higher_seen: false,
-            foreign_seen: false,
+            foreign_until: Time::default(),
             peer_outdated: false,
             solo: false,
             last_grant_sent: None,
@@ -84,7 +84,7 @@ impl Lease {
             self.echoed = None;
             self.probe = None;
             self.higher_seen = false;
-            self.foreign_seen = false;
+            self.foreign_until = Time::default();
             self.end = Time::default();
             self.open = false;
         }
@@ -139,9 +139,10 @@ impl Lease {
         }
     }
 
-    /// A foreign MAC spoke for the VIP.
-    pub fn on_foreign_arp(&mut self) {
-        self.foreign_seen = true;
+    /// A foreign MAC spoke for the VIP at `at`. It bars R2 for two leases: one that rests on R2 alone
+    /// is over before that, so what opens the bar again is the peer's echo meanwhile.
+    pub fn on_foreign_arp(&mut self, at: Time) {
+        self.foreign_until = self.foreign_until.max(at + self.length * 2);
     }
 
     /// A majority of the targets answered the probe sent at `sent_at`.
@@ -156,7 +157,7 @@ impl Lease {
 
     /// R2's end at `now`, if there is evidence and nothing forbids it.
     fn alone_end(&self, now: Time) -> Option<Time> {
-        let barred = self.intent_seen || self.higher_seen || self.foreign_seen;
+        let barred = self.intent_seen || self.higher_seen || now < self.foreign_until;
         let quiet = self.heard.is_none_or(|heard| now >= heard + self.silence);
         let outdated = self.solo && self.peer_outdated;
         let after = |probe: &Time| self.heard.is_none_or(|heard| *probe > heard);

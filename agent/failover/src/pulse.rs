@@ -182,8 +182,8 @@ impl Pulse {
     }
 
     /// A foreign MAC spoke for the VIP.
-    pub fn on_foreign_arp(&mut self) {
-        self.lease.on_foreign_arp();
+    pub fn on_foreign_arp(&mut self, at: Time) {
+        self.lease.on_foreign_arp(at);
     }
 
     /// Judges the lease at `now`; call after every batch of datagrams, once the socket is drained.

@@ -233,6 +233,14 @@ pub struct Row {
     pub sentence: &'static str,
 }
 
+impl Row {
+    /// It is about which paths carry a peer that is heard.
+    pub fn is_of_a_heard_peer(&self) -> bool {
+        let heard = |peer: &Peer| !matches!(peer, Peer::Nothing | Peer::Unknown);
+        self.who != Cold && !self.when.peer.is_empty() && self.when.peer.iter().all(heard)
+    }
+}
+
 /// The row that takes `view`.
 ///
 /// # Panics

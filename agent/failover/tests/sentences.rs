@@ -2,6 +2,7 @@
 //! could be lost or nobody would serve.
 
 use lockstep_failover::grant::{ReceivedGrant, SentGrant};
+use lockstep_failover::state::Was;
 use lockstep_failover::{
     Action, Config, Engine, Event, FailoverType, Judgement, Lapse, Lease, Machine, PairState, Path, Permit,
     Profile, Proof, Pulse, Role, Step, Time, Timing, Voice, detector::Detector,
@@ -157,7 +158,7 @@ fn an_intent_a_higher_epoch_or_foreign_arp_bars_the_majority() {
         let mut lease = open_lease(false);
         match word {
             Some(word) => lease.on_received(&word, OURS, ms(1_002), true),
-            None => lease.on_foreign_arp(),
+            None => lease.on_foreign_arp(ms(1_002)),
         }
         lease.on_majority_probe(ms(1_540));
         assert_eq!(lease.judge(ms(1_550)), Judgement::Open);
@@ -529,7 +530,7 @@ fn a_higher_epoch_demotes_at_once() {
 #[test]
 fn an_intent_found_at_the_start_is_cancelled_on_disk_before_the_first_word() {
     let mut state = PairState::new();
-    (state.epoch, state.was) = (EPOCH, lockstep_failover::state::Was::Standby);
+    (state.epoch, state.was) = (EPOCH, Was::Standby);
     state.intent = Some(NEXT);
     let rig = Rig::new(Role::Secondary, state);
     assert_eq!(rig.written.first().map(|state| (state.intent, state.epoch)), Some((None, EPOCH)));
@@ -566,6 +567,30 @@ fn a_promotion_writes_its_intent_probes_again_and_claims_before_the_mirror_opens
     let opened = rig.position(|action| *action == Action::Engine(Engine::Promote { epoch: NEXT }));
     let added = rig.position(|action| *action == Action::AddVipSilent);
     assert!(opened.is_some() && opened < added);
+}
+
+#[test]
+fn a_claim_whose_last_check_nobody_made_is_taken_back_and_serves_nothing() {
+    use lockstep_failover::event::VipProbe;
+    let mut rig = silent_standby();
+    probed(&mut rig, VipProbe::Silent);
+    rig.tell(Event::IntentPingsDone);
+    probed(&mut rig, VipProbe::Silent);
+    let claim = rig.written.iter().find(|state| state.epoch == NEXT).expect("it claims").clone();
+    assert_eq!(rig.written.last().map(|state| (state.epoch, state.intent)), Some((NEXT, None)), "checked");
+
+    // It crashed right after the claim; the grant ended, and the active may have gone solo.
+    let mut rig = Rig::new(Role::Secondary, claim);
+    rig.wait(100);
+    let state = rig.machine.state();
+    assert_eq!((state.epoch, state.intent, state.was), (EPOCH, None, Was::Standby));
+    assert!(state.outdated);
+    for _ in 0..60 {
+        rig.wait(100);
+        probed(&mut rig, VipProbe::Silent);
+    }
+    assert_eq!(rig.machine.status().row, "c4a", "it asks");
+    assert_eq!(rig.position(|action| matches!(action, Action::AddVipSilent)), None);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::effects::guard::Guard;
 use crate::effects::sockets::end_connections;
 use crate::effects::vip::VipAddresses;
 use crate::heartbeat::Gauges;
-use lockstep_failover::{Event, Time};
+use lockstep_failover::Event;
 use lockstep_wire::PairId;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -110,6 +110,25 @@ impl Address {
         }
         if self.wanted {
             self.put_back();
+            self.mend_guard();
+        }
+    }
+
+    /// Renewing finds a guard that is gone; not one whose rules are gone and whose set is not.
+    fn mend_guard(&mut self) {
+        let mended = match self.guard.present() {
+            Ok(true) => return,
+            // Nothing passes from here on until the heartbeat thread renews the lease.
+            Ok(false) => self.guard.reinstall(),
+            Err(error) => Err(error),
+        };
+        match mended {
+            Ok(()) => self.config.queue.note(
+                true,
+                "guard.mended",
+                "something removed the VIP's guard from nftables: it is installed anew; look at what flushes rules here".into(),
+            ),
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -174,8 +193,9 @@ impl Address {
     }
 
     fn announce(&mut self) {
-        let lease_end_us = self.config.gauges.lease_end().map_or(0, Time::as_us);
-        if let Err(error) = self.announcer.announce_now(lease_end_us) {
+        // Not open yet, or not any more: there is nothing to announce.
+        let Some(lease_end) = self.config.gauges.lease_end() else { return };
+        if let Err(error) = self.announcer.announce_now(lease_end.as_us()) {
             self.config.queue.note(false, "announce", error.to_string());
         }
     }

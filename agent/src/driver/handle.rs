@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Longer than any promotion or release takes: wait, hold-off, probes, an application's stop and start.
 const OPERATION_LIMIT: Duration = Duration::from_secs(120);
 
+/// A standby that just released only turns round; a resync goes on behind the answer.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
+
 /// After this an operation that has not begun to show is taken as failed.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -113,7 +116,9 @@ impl AgentHandle for Agent {
         };
         let answer = pair.queue.request(request).await.map_err(|_| stopping())?;
         answer.map_err(|refusal| refused(&refusal))?;
-        await_end(pair, was_active).await
+        let done = await_end(pair, was_active).await?;
+        let planned = !matches!(operation.kind, OperationKind::Failover { .. });
+        Ok(if planned { await_sync(pair, done).await } else { done })
     }
 
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Done, Failure> {
@@ -137,6 +142,16 @@ impl AgentHandle for Agent {
             Err(_) => Err(stopping()),
         }
     }
+}
+
+/// After a planned move the other node follows at once; waits a little for it.
+async fn await_sync(pair: &Pair, mut done: Done) -> Done {
+    let began = Instant::now();
+    while !done.in_sync && began.elapsed() < SYNC_PATIENCE {
+        tokio::time::sleep(LOOK).await;
+        done.in_sync = facts::in_sync(pair);
+    }
+    done
 }
 
 /// Waits until the node has changed sides and stands again.

@@ -83,6 +83,7 @@ impl Pair {
         let shown = Arc::new(Mutex::new(machine.status()));
         let (application, apps) =
             application::start(config, pair, paths, shown.clone(), gauges.clone(), queue.clone())?;
+        let probes = Probes::start(&probe_config(pair, vips, timing.period, queue.clone()), &heart)?;
         let hands = Hands {
             heart,
             address: address::start(address::AddressConfig {
@@ -92,7 +93,7 @@ impl Pair {
                 gauges: gauges.clone(),
                 queue: queue.clone(),
             })?,
-            probes: Probes::start(&probe_config(pair, vips, timing.period, queue.clone()))?,
+            probes,
             engine: engine_actions,
             engine_orders: 0,
             application,

@@ -5,6 +5,7 @@
 use super::queue::EventQueue;
 use crate::clock::boottime_us;
 use crate::effects::route::Route;
+use crate::heartbeat::Heart;
 use crate::probes::carrier::CarrierWatch;
 use crate::probes::targets::TargetProbe;
 use crate::probes::vip::VipProbe;
@@ -48,12 +49,13 @@ impl Probes {
     ///
     /// # Errors
     /// When the kernel gives no packet sockets: CAP_NET_RAW is missing.
-    pub(super) fn start(config: &ProbeConfig) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &ProbeConfig, heart: &Arc<Heart>) -> anyhow::Result<Self> {
         let (targets, conflicts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let probe = TargetProbe::open(&config.interface, Some(config.own), &config.targets)?;
         spawn("targets", config, targets.clone(), move |c, on| probe_targets(c, probe, &on))?;
         let watch = VipProbe::open(&config.interface, &config.vips)?;
-        spawn("conflicts", config, conflicts.clone(), move |c, on| watch_conflicts(c, watch, &on))?;
+        let heart = heart.clone();
+        spawn("conflicts", config, conflicts.clone(), move |c, on| watch_conflicts(c, watch, &heart, &on))?;
         let (ask_vip, asked) = mpsc::channel();
         let probe = VipProbe::open(&config.interface, &config.vips)?;
         spawn("vip-probe", config, conflicts.clone(), move |c, _| probe_vip(c, probe, &asked))?;
@@ -144,7 +146,7 @@ fn peer_mac(config: &ProbeConfig) -> Option<[u8; 6]> {
     Route::open().and_then(|mut route| route.neighbour(&config.interface, config.peer)).ok().flatten()
 }
 
-fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, on: &AtomicBool) {
+fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, heart: &Heart, on: &AtomicBool) {
     loop {
         let seen = probe.watch(WATCH);
         if !on.load(Ordering::Acquire) {
@@ -153,6 +155,11 @@ fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, on: &AtomicBool) {
                 std::thread::sleep(WATCH);
             }
             continue;
+        }
+        if matches!(seen, Ok(Some(_))) {
+            // Also the peer's: a lease that rests on the targets alone does not outlive another's claim.
+            // A heartbeat thread that is gone renews nothing anyway.
+            let _ = heart.foreign_arp();
         }
         let alive = match seen {
             Ok(Some(claim)) if peer_mac(config) == Some(claim.mac) => {

@@ -254,13 +254,13 @@ impl Heart {
         self.tell(Command::ForeignArp)
     }
 
-    /// [`lockstep_failover::Action::SendIntentPings`]: ten per path, 10 ms apart. The thread
+    /// [`lockstep_failover::Action::SendIntentPings`]: ten per path, 4 ms apart. The thread
     /// reports `IntentPingsDone` one allowed round trip after the last.
     ///
     /// # Errors
     /// The thread is gone or stuck.
     pub fn send_intent_pings(&self) -> Result<(), HeartError> {
-        self.tell(Command::Ping { count: 10, gap: Duration::from_millis(10) })
+        self.tell(Command::Ping { count: 10, gap: Duration::from_millis(4) })
     }
 
     /// Keys of a new data connection. The last key stays when the connection drops, so there is

@@ -224,7 +224,7 @@ impl Beating {
                     self.report_of(report);
                 }
                 Ok(Command::MajorityProbe(sent_at)) => self.pulse.on_majority_probe(sent_at),
-                Ok(Command::ForeignArp) => self.pulse.on_foreign_arp(),
+                Ok(Command::ForeignArp) => self.pulse.on_foreign_arp(Self::now()),
                 Ok(Command::Ping { count, gap }) => {
                     self.pings = Some(Pings { left: count, gap, next: Self::now() });
                 }

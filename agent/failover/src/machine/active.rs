@@ -14,6 +14,9 @@ use crate::table::{Peer, Who};
 use crate::time::Time;
 use lockstep_wire::Intent;
 
+/// A foreign MAC answers for the VIP.
+const FOREIGN_ROW: &str = "13a";
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Active {
@@ -85,10 +88,12 @@ impl Machine {
             return self.go(active);
         }
         let row = self.row(Who::Active);
-        if self.row != row.id && row.id == "13a" {
+        let was_foreign = self.row == FOREIGN_ROW;
+        self.log_row(row);
+        if was_foreign != (self.row == FOREIGN_ROW) {
+            // Who had asked meanwhile may have believed the other: also after it is healed.
             self.act(Action::Announce);
         }
-        self.log_row(row);
         if self.is_switchover_wanted(&active) {
             self.log("switchover", Severity::Info, "the operator asks for a switchover on the standby");
             return self.go(Releasing::new(self.now));

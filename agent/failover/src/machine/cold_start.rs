@@ -97,10 +97,7 @@ impl Machine {
 
     pub(super) fn advance_cold(&mut self, cold: Cold) -> bool {
         if self.state.intent.is_some() {
-            // An intent is never an epoch: cancelled durably before the first word.
-            let mut state = self.state.clone();
-            state.intent = None;
-            return self.persist(state);
+            return self.cancel_unfinished();
         }
         match cold.stage {
             Stage::Starting => false,
@@ -108,6 +105,27 @@ impl Machine {
             Stage::Clearing { .. } => self.finish_clearing(cold),
             Stage::Idle => self.decide_cold(cold),
         }
+    }
+
+    /// An intent is never an epoch, and neither is a claim whose last check of the grant nobody made:
+    /// cancelled durably before the first word.
+    fn cancel_unfinished(&mut self) -> bool {
+        let mut state = self.state.clone();
+        if state.was == Was::Active && state.intent == Some(state.epoch) {
+            self.log(
+                "cancel",
+                Severity::Critical,
+                "this node stopped between a claim and its last check: the claim is taken back",
+            );
+            state.lineage.pop();
+            state.epoch = state.lineage.last().map_or(Epoch::NONE, |fork| fork.epoch);
+            state.was = Was::Standby;
+            state.solo = false;
+            // Nobody granted anything to this life of the agent.
+            state.outdated = true;
+        }
+        state.intent = None;
+        self.persist(state)
     }
 
     fn resume(&mut self, until: Time) -> bool {

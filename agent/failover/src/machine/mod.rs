@@ -110,6 +110,8 @@ pub struct Machine {
     maintenance: bool,
     question: Option<String>,
     row: &'static str,
+    /// A row that may pass, and since when it holds.
+    passing: Option<(&'static str, Time)>,
     sentence: String,
     now: Time,
     out: Vec<Action>,
@@ -133,6 +135,7 @@ impl Machine {
             maintenance: false,
             question: None,
             row: "start",
+            passing: None,
             sentence: String::new(),
             now,
             out: Vec::new(),
@@ -301,8 +304,21 @@ impl Machine {
     /// Logs a row of the table when it is another than the last, with its evidence.
     fn log_row(&mut self, row: &'static Row) {
         if self.row == row.id {
+            self.passing = None;
             return;
         }
+        if row.is_of_a_heard_peer() {
+            // A peer that comes or goes is heard on one path first: that is no state of affairs.
+            let since = match self.passing {
+                Some((id, since)) if id == row.id => since,
+                _ => self.now,
+            };
+            self.passing = Some((row.id, since));
+            if self.now < since + self.config.timing.period * 2 {
+                return;
+            }
+        }
+        self.passing = None;
         self.row = row.id;
         let evidence = self.evidence.sentence(&self.config.timing, self.now);
         self.sentence = format!("{} ({evidence})", row.sentence);

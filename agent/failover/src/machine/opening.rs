@@ -131,7 +131,6 @@ impl Machine {
             }
             Stage::Lease => {
                 self.act(Action::Announce);
-                self.act(Action::ConflictWatch(true));
                 self.withdraw_question();
                 let epoch = self.state.epoch;
                 self.log("open", Severity::Info, format!("the lease is open: serving under epoch {epoch}"));

@@ -82,6 +82,11 @@ impl Promoting {
         Self::new(Cause::Release, true)
     }
 
+    /// It rests on a grant that has to hold until the claim is on disk.
+    fn needs_grant(&self) -> bool {
+        matches!(self.cause, Cause::Silence | Cause::Confirmed)
+    }
+
     pub(super) fn note(&mut self, event: &Event) {
         match event {
             Event::VipProbed { .. } => self.vip_probed = true,
@@ -229,18 +234,24 @@ impl Machine {
 
     fn claim(&mut self, promoting: &Promoting) -> bool {
         let before = Some(Box::new(self.state.clone()));
-        let state = self.claimed(promoting.cause == Cause::Forced);
+        let mut state = self.claimed(promoting.cause == Cause::Forced);
         let epoch = state.epoch;
+        // Until the grant is checked once more a crash must find an intent, not an epoch.
+        state.intent = promoting.needs_grant().then_some(epoch);
         self.log("claim", Severity::Warning, format!("claiming epoch {epoch}"));
         self.phase = Phase::Promoting(Promoting { stage: Stage::Claimed, before, ..promoting.clone() });
         self.persist(state)
     }
 
     fn when_claimed(&mut self, promoting: &Promoting) -> bool {
+        if self.state.intent.is_none() {
+            return self.go(Opening::promoted());
+        }
         // The claim is on disk and nobody has heard of it: the last moment to take it back.
-        let needs_grant = matches!(promoting.cause, Cause::Silence | Cause::Confirmed);
-        if needs_grant && !self.evidence.grant.is_valid(self.now) {
-            let mut state = promoting.before.as_deref().expect("a claim keeps what was before it").clone();
+        let mut state = self.state.clone();
+        state.intent = None;
+        if !self.evidence.grant.is_valid(self.now) {
+            state = promoting.before.as_deref().expect("a claim keeps what was before it").clone();
             state.intent = None;
             self.log(
                 "cancel",
@@ -248,9 +259,8 @@ impl Machine {
                 "the grant ended while the claim was written: it is taken back",
             );
             self.phase = Phase::Promoting(Promoting { stage: Stage::Cancelled, ..promoting.clone() });
-            return self.persist(state);
         }
-        self.go(Opening::promoted())
+        self.persist(state)
     }
 
     fn cancel(&mut self, promoting: &Promoting, why: &'static str) -> bool {

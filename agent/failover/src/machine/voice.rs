@@ -29,6 +29,8 @@ impl Machine {
         self.act(Action::SetHeartbeat(voice));
         if voice.revision == 1 {
             self.act(Action::ProbeTargets(true));
+            // A standby counts the active's announcements like heartbeats.
+            self.act(Action::ConflictWatch(true));
         }
     }
 

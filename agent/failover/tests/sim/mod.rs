@@ -55,6 +55,8 @@ pub struct World {
     pub lan_in_cut: [bool; 2],
     /// One message in so many is lost; 0: none.
     pub loss: u64,
+    /// One message in so many comes much later; 0: none.
+    pub late: u64,
     flying: Vec<Flying>,
     connected_since: Option<u64>,
     keys: u64,
@@ -78,6 +80,7 @@ impl World {
             lan_out_cut: [false; 2],
             lan_in_cut: [false; 2],
             loss: 0,
+            late: 200,
             flying: Vec::new(),
             connected_since: None,
             keys: 0,
@@ -158,7 +161,8 @@ impl World {
                 continue;
             }
             // Mostly within a tick, sometimes much later.
-            let delay = if self.chance.one_in(200) { self.chance.below(250) } else { self.chance.below(3) };
+            let is_late = self.late != 0 && self.chance.one_in(self.late);
+            let delay = if is_late { self.chance.below(250) } else { self.chance.below(3) };
             self.flying.push(Flying { due: self.tick + delay, to: 1 - from, path, key, heartbeat });
         }
     }
