@@ -2,9 +2,11 @@
 //!
 //! `LOCKSTEP_BLESS=1 cargo test -p lockstep-failover --test page` writes both parts anew.
 
-use lockstep_failover::diagram;
+use lockstep_failover::action::Severity;
+use lockstep_failover::{diagram, table};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failover.md");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
 
 fn with(page: &str, name: &str, content: &str) -> String {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
@@ -24,4 +26,20 @@ fn the_failover_page_shows_the_table_and_the_diagram_of_the_code() {
         return;
     }
     assert!(page == wanted, "write it anew: LOCKSTEP_BLESS=1 cargo test -p lockstep-failover --test page");
+}
+
+#[test]
+fn the_operating_page_says_what_resolves_each_alarm_question_and_hold() {
+    let explained: Vec<&str> = OPERATING
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .flat_map(|cell| cell.split(' '))
+        .collect();
+    for row in table::TABLE {
+        let needs_somebody = row.severity != Severity::Info && row.verdict != table::Verdict::Probe;
+        let passing = ["10a", "c2c", "c3d"];
+        if needs_somebody && !passing.contains(&row.id) {
+            assert!(explained.contains(&row.id), "docs/operating.md lacks row {}: {}", row.id, row.sentence);
+        }
+    }
 }

@@ -9,6 +9,8 @@ mod exit;
 mod identity;
 mod manual;
 mod operate;
+#[cfg(test)]
+mod pages;
 mod quarantine;
 mod show;
 #[cfg(test)]

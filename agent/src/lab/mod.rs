@@ -21,9 +21,6 @@ mod supervisor;
 mod up;
 mod watch;
 
-#[cfg(test)]
-mod tests;
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
