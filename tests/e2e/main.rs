@@ -2,8 +2,10 @@
 //!
 //! They need root or a user namespace; a test that needs more says so in its failure.
 
+mod demo;
 mod failover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod lab;
 mod lab_end;
+mod modes;

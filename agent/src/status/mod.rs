@@ -103,7 +103,7 @@ pub struct PairStatus {
     /// Replicated file trees; always empty in this version.
     #[serde(default)]
     pub trees: Vec<String>,
-    /// `uring` or `blocking`.
+    /// `io_uring` or `blocking`.
     pub io_backend: String,
     /// The last [`STATUS_EVENTS`] events, oldest first.
     pub events: Vec<Event>,
