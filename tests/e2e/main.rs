@@ -9,3 +9,4 @@ mod harness;
 mod lab;
 mod lab_end;
 mod modes;
+mod service;

@@ -22,14 +22,16 @@ mod step;
 pub mod table;
 mod time;
 
-pub use action::{Action, Engine, Voice};
-pub use event::{Event, Path, Request};
-pub use lease::{Judgement, Lapse, Lease, Permit};
-pub use machine::{Config, FailoverType, Machine, Role};
-pub use profile::{Profile, Timing};
-pub use pulse::{Pulse, Report};
-pub use refusal::Refusal;
-pub use state::{PairState, StateError};
-pub use status::Status;
-pub use step::{Pending, Proof, Step};
-pub use time::Time;
+pub use self::{
+    action::{Action, Engine, Voice},
+    event::{Event, Path, Request},
+    lease::{Judgement, Lapse, Lease, Permit},
+    machine::{Config, FailoverType, Machine, Role},
+    profile::{Profile, Timing},
+    pulse::{Pulse, Report},
+    refusal::Refusal,
+    state::{PairState, StateError},
+    status::Status,
+    step::{Pending, Proof, Step},
+    time::Time,
+};
