@@ -102,11 +102,14 @@ pub(crate) async fn finish_pages(database: &DiskFile, cut_bytes: Option<u64>) ->
 
 /// Overwrites `[from, to)` with zeros and makes that durable, so that later frames overwrite written
 /// space: an overwrite + fdatasync took 95 us where an append, which also commits the length and
-/// the block allocation, took 145 to 230 us.
-pub(crate) async fn zero_ahead(file: &DiskFile, from: u64, to: u64) -> Result<(), StorageError> {
+/// the block allocation, took 145 to 230 us. False: there is no room for zeros, and none of them counts.
+pub(crate) async fn zero_ahead(file: &DiskFile, from: u64, to: u64) -> Result<bool, StorageError> {
     let length = usize::try_from(to.saturating_sub(from)).expect("zeros are written in bounded chunks");
-    file.write_at(from, Bytes::from(vec![0; length])).await?;
-    file.sync_data().await
+    if file.write_at(from, Bytes::from(vec![0; length])).await.is_err() {
+        return Ok(false);
+    }
+    file.sync_data().await?;
+    Ok(true)
 }
 
 /// Breaks frames by zeroing their headers, durably. Every removed frame, not only the first: should

@@ -52,6 +52,10 @@ pub(super) fn admit(path: &Path) -> Result<(PathBuf, File, DatabaseHeader), Capt
 
 fn read_header(path: &Path, file: &File, size_bytes: u64) -> Result<DatabaseHeader, CaptureError> {
     let refuse = |found: String| CaptureError::NotADatabase { path: path.to_owned(), found };
+    if size_bytes == 0 {
+        // What SQLite has opened and not yet written is a database that is still to come.
+        return Err(CaptureError::Missing { path: path.to_owned() });
+    }
     if size_bytes < DATABASE_HEADER_BYTES as u64 {
         return Err(refuse(format!("{size_bytes} bytes")));
     }

@@ -77,18 +77,23 @@ impl Mirror {
     }
 
     /// Writes zeros ahead of the append point when less than half of
-    /// [`super::MirrorConfig::zero_ahead_bytes`] is left; for idle moments, as it waits for the disk.
+    /// [`super::MirrorConfig::zero_ahead_bytes`] is left; for idle moments, as it waits for the disk. A disk
+    /// without room for zeros may still have room for frames: then nothing is done.
     ///
     /// # Errors
-    /// [`MirrorError::Storage`]; nothing is lost, appends then extend the file.
+    /// [`MirrorError::Storage`]: the sync failed, which frames that were written before need too.
     pub async fn zero_ahead(&mut self) -> Result<(), MirrorError> {
         let wanted = u64::from(self.config.zero_ahead_bytes);
         let append_at = self.append_offset();
         let Some(_) = self.header.filter(|_| self.written_end < append_at + wanted / 2) else {
             return Ok(());
         };
-        durable::zero_ahead(&self.wal, self.written_end.max(append_at), append_at + wanted).await?;
-        self.written_end = append_at + wanted;
+        if durable::zero_ahead(&self.wal, self.written_end.max(append_at), append_at + wanted).await? {
+            self.written_end = append_at + wanted;
+        } else {
+            // Not again for every commit.
+            self.config.zero_ahead_bytes = 0;
+        }
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 
 use super::{CopyEnd, Mirror, MirrorError, state_file::StateFile};
 use crate::{durable, storage::StorageFile, wal::WalPoint};
-use lockstep_wire::{FrameNo, Position, WalGeneration};
+use lockstep_wire::{FrameNo, Position, Salts, WalGeneration};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -183,11 +183,13 @@ impl Mirror {
         let cut = (self.generation <= end.position.generation || end.position.frame.0 == 0)
             .then(|| u64::from(end.page_count) * u64::from(self.state.page_size));
         durable::finish_pages(&self.database, cut).await?;
-        self.write_state(StateFile { complete: true, ..self.state }).await?;
+        let mut state = StateFile { complete: true, ..self.state };
         if self.header.is_none() {
             // No frame was needed: the copy itself is the point from which the generation counts.
             self.generation = end.position.generation;
+            state.generations = [Some((self.generation, Salts::default())), None];
         }
+        self.write_state(state).await?;
         self.copying = false;
         self.copy_end = None;
         if self.durable.0 == 0 {

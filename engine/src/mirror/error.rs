@@ -70,6 +70,9 @@ pub enum MirrorError {
     /// The copy is not finished.
     #[error("the mirror of {} is not a complete copy: wait for the copy to end, or start the node that has the data", .0.display())]
     Incomplete(PathBuf),
+    /// A snapshot would replace a file.
+    #[error("{} exists already: name a file that is to be made", .0.display())]
+    Exists(PathBuf),
     /// Somebody else has the database open.
     #[error("{} is open in another process: stop the application on this standby, its database belongs to the mirror", .0.display())]
     InUse(PathBuf),
@@ -114,7 +117,8 @@ impl MirrorError {
             Self::Gap { .. } => "gap",
             Self::Chain { .. } | Self::Frames { .. } | Self::Salts { .. } => "chain",
             Self::Protocol { .. } | Self::NotKept(_) | Self::Incomplete(_) => "protocol",
-            Self::InUse(_)
+            Self::Exists(_)
+            | Self::InUse(_)
             | Self::Replaced(_)
             | Self::StateFile { .. }
             | Self::Recovery { .. }

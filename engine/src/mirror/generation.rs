@@ -26,6 +26,7 @@ impl Mirror {
         state.wal_inode = self.wal_identity.inode;
         state.generations = match self.header {
             Some(old) => [Some((self.generation, old.salts)), Some((generation, header.salts))],
+            // Not the empty WAL too: from here on one is somebody else's doing.
             None => [Some((generation, header.salts)), None],
         };
         durable::switch_generation(Switch {

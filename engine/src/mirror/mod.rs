@@ -206,8 +206,15 @@ impl Mirror {
     /// # Errors
     /// `disk`, when a flush or snapshot of this mirror is still running.
     pub async fn close(self) -> Result<(), MirrorError> {
+        let empty = self.never_held_anything() && self.database.length().await? == 0;
         self.wal.close().await?;
-        Ok(self.database.close().await?)
+        self.database.close().await?;
+        if empty {
+            // An application that makes the database later makes it with its own owner and rights.
+            self.disk.remove(&self.config.wal()).await?;
+            self.disk.remove(&self.config.database).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn disk(&self) -> &Backend {

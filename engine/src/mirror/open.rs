@@ -55,8 +55,9 @@ impl Mirror {
         let wal = durable::open_durably(&disk, &config.wal(), how).await?;
         let scan = scan(&wal).await?;
         let wal_identity = wal.identity().await?;
-        let salts = scan.header.map(|header| header.salts);
-        let salts_known = salts.zip(saved).is_some_and(|(salts, saved)| saved.generation_of(salts).is_some());
+        // A WAL without a header has salts of zero in the state file.
+        let salts = scan.header.map(|header| header.salts).unwrap_or_default();
+        let salts_known = saved.is_some_and(|saved| saved.generation_of(salts).is_some());
         let state = judge(saved, salts_known, wal_identity.inode);
         // What this node wrote itself stays as it is until it is adopted or kept.
         let stale = if state.mirrors { Vec::new() } else { scan.stale.clone() };
@@ -68,7 +69,7 @@ impl Mirror {
             (None, 0) => page_size_of(&database).await?,
             (None, known) => known,
         };
-        let generation = salts.and_then(|salts| state.generation_of(salts)).unwrap_or(WalGeneration(0));
+        let generation = state.generation_of(salts).unwrap_or(WalGeneration(0));
         let file_pages = database.length().await?.checked_div(u64::from(page_size)).unwrap_or(0);
         let page_count = match scan.frames.last() {
             Some(note) => note.commit_pages,

@@ -7,7 +7,7 @@
 use super::{FORMAT_BYTES_OFFSET, Mirror, MirrorError};
 use crate::{
     durable::{self, LatestPages},
-    storage::{Backend, DiskFile},
+    storage::{Backend, DiskFile, Storage},
 };
 use lockstep_wire::Position;
 use std::path::{Path, PathBuf};
@@ -60,9 +60,12 @@ impl SnapshotTicket {
     /// Writes the snapshot; it appears under its name when it is whole and durable.
     ///
     /// # Errors
-    /// `disk`.
+    /// [`MirrorError::Exists`]; `disk`.
     pub async fn run(self) -> Result<Snapshot, MirrorError> {
         const NO_WAL: [u8; 2] = [1, 1];
+        if self.disk.identity(&self.target).await?.is_some() {
+            return Err(MirrorError::Exists(self.target));
+        }
         let page_count = self.latest.page_count;
         let target = durable::CopyTarget { path: &self.target, patch: (FORMAT_BYTES_OFFSET, &NO_WAL) };
         durable::write_copy_durably(&self.disk, (&self.database, &self.wal), &self.latest, target).await?;

@@ -26,6 +26,21 @@ impl Mirror {
         self.page_count > 0 && (self.state.complete || self.is_diverged())
     }
 
+    /// May [`Self::take_over`] begin?
+    ///
+    /// # Errors
+    /// [`MirrorError::Incomplete`].
+    pub fn may_be_opened(&self) -> Result<(), MirrorError> {
+        let incomplete = || MirrorError::Incomplete(self.config.database.clone());
+        self.can_be_opened().then_some(()).ok_or_else(incomplete)
+    }
+
+    /// No active ever sent this database here, and this node never wrote it. A copy that has only begun is
+    /// something else: its active has the database.
+    pub fn never_held_anything(&self) -> bool {
+        self.page_count == 0 && !self.state.mirrors && self.header.is_none()
+    }
+
     /// Ends the mirror. Everything received through the last commit is durable and in the database.
     ///
     /// # Errors
@@ -34,9 +49,7 @@ impl Mirror {
     /// then as they were; open the mirror anew.
     pub async fn take_over(mut self) -> Result<TakenOver, MirrorError> {
         self.flush().await?;
-        if !self.can_be_opened() {
-            return Err(MirrorError::Incomplete(self.config.database));
-        }
+        self.may_be_opened()?;
         self.check_names().await?;
         let lock = std::sync::Arc::clone(&self.pages_lock);
         let _changing = lock.write().await;

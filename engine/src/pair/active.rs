@@ -9,26 +9,21 @@ use super::barrier::{Acknowledged, Barrier, CommitMode, Progress};
 use super::connection::Connection;
 use super::served::Served;
 use super::ship::{ShipNote, Shipment};
+use super::starting::Starting;
 use super::status::{DatabaseState, DatabaseStatus};
 use super::thread::{Input, Inputs};
-use crate::capture::{Capture, CaptureCommand, CaptureConfig, CaptureError, CaptureEvent};
+use crate::capture::{Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::TakenOver;
 use lockstep_wire::{
     Ack, Databases, Epoch, FrameNo, Message, MirrorState, PageHashes, Position, WalGeneration,
 };
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// Events capture may be ahead of the link, at most 1 MiB each: bounds memory per database.
-const CAPTURE_QUEUE: usize = 8;
-
 /// How often a database that cannot be followed yet is tried again.
 const CAPTURE_RETRY: Duration = Duration::from_millis(100);
-
-/// The timer beneath the inotify hint, milliseconds: bounds how late a missed hint is noticed.
-const CAPTURE_POLL_MS: u32 = 5;
 
 /// What answers a waiter.
 pub(super) type WaitReply = oneshot::Sender<Result<Acknowledged, String>>;
@@ -41,7 +36,7 @@ pub(super) struct Active {
     inputs: Inputs,
     in_sync: bool,
     /// Answered once everything committed before is durable on the standby.
-    durable_reply: Option<oneshot::Sender<()>>,
+    durable_replies: Vec<oneshot::Sender<()>>,
 }
 
 struct Session {
@@ -63,7 +58,8 @@ impl Active {
         inputs: Inputs,
     ) -> Self {
         let databases = configs.iter().zip(taken).map(|(c, t)| Served::new(c.clone(), t)).collect();
-        let active = Self { epoch, databases, session: None, inputs, in_sync: false, durable_reply: None };
+        let mut active =
+            Self { epoch, databases, session: None, inputs, in_sync: false, durable_replies: Vec::new() };
         for index in 0..active.databases.len() {
             active.try_capture(index, Duration::ZERO);
         }
@@ -80,36 +76,25 @@ impl Active {
                 // Cancelled or done: either way its hold on the capture is gone.
                 let _ = shipment.await;
             }
+            if let Some(starting) = database.starting.take() {
+                starting.give_up().await;
+            }
             database.capture = None;
         }
     }
 
-    fn try_capture(&self, index: usize, after: Duration) {
-        let database = &self.databases[index];
-        let config = CaptureConfig {
-            path: database.config.path.clone(),
-            checkpoint_frames: database.config.checkpoint_frames,
-            wal_retain_max_bytes: database.config.wal_retain_max_bytes,
-            poll_ms: CAPTURE_POLL_MS,
-            continues: database.continues,
-        };
-        let inputs = self.inputs.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(after).await;
-            let (events, receiver) = mpsc::channel(CAPTURE_QUEUE);
-            let started = tokio::task::spawn_blocking(move || Capture::start(config, events)).await;
-            let started = started.expect("starting a capture does not panic");
-            inputs.send(Input::CaptureStarted { index, started: started.map(|capture| (capture, receiver)) });
-        });
+    fn try_capture(&mut self, index: usize, after: Duration) {
+        let database = &mut self.databases[index];
+        let starting = Starting::begin(&database.config, database.continues, after, index, &self.inputs);
+        database.starting = Some(starting);
     }
 
     /// A capture runs, or is tried again.
-    pub(super) fn capture_started(
-        &mut self,
-        index: usize,
-        started: Result<(Capture, mpsc::Receiver<CaptureEvent>), CaptureError>,
-    ) {
+    pub(super) fn capture_started(&mut self, index: usize) {
         let database = &mut self.databases[index];
+        // Without a result this is the word of an earlier attempt.
+        let Some(started) = database.starting.as_ref().and_then(Starting::result) else { return };
+        database.starting = None;
         match started {
             Ok((capture, events)) => {
                 if let Some(warning) = capture.status().sqlite_warning() {
@@ -124,7 +109,7 @@ impl Active {
             }
             Err(error) => {
                 // Nothing was ever acknowledged of a database that does not exist.
-                database.synced = matches!(error, CaptureError::Missing { .. });
+                database.synced = matches!(error, crate::capture::CaptureError::Missing { .. });
                 database.refused(&error, &self.inputs);
                 self.try_capture(index, CAPTURE_RETRY);
             }
@@ -132,6 +117,29 @@ impl Active {
         self.stamp(index);
         self.ship(index);
         self.judge_sync();
+    }
+
+    /// Looks whether captures still run, also while no shipment would hear of it. True: one does not, and
+    /// the connection must be made anew.
+    pub(super) fn watch_captures(&mut self) -> bool {
+        let mut renew = false;
+        for index in 0..self.databases.len() {
+            let database = &mut self.databases[index];
+            let Some(status) = database.capture.as_ref().map(|capture| capture.status()) else { continue };
+            if status.let_go && !database.let_go {
+                let name = &database.config.name;
+                self.inputs.notice(true, format!("database {name}: the WAL grew beyond its limit while the standby took nothing; its pages will be compared"));
+            }
+            database.let_go = status.let_go;
+            if let Some(sentence) = status.failed {
+                self.inputs.notice(true, format!("database {}: {sentence}", database.config.name));
+                database.capture_failed(sentence);
+                self.try_capture(index, CAPTURE_RETRY);
+                self.judge_sync();
+                renew = true;
+            }
+        }
+        renew
     }
 
     /// A standby is connected: tell it what will come.
@@ -151,7 +159,7 @@ impl Active {
             database.detach();
         }
         self.judge_sync();
-        self.durable_reply = None;
+        self.durable_replies.clear();
     }
 
     /// A message of the standby.
@@ -177,6 +185,9 @@ impl Active {
         if states.len() != session.standby.len() {
             return Err(format!("expected {} mirror states, found {}", session.standby.len(), states.len()));
         }
+        if session.answered {
+            return Err("mirror states twice".into());
+        }
         session.standby = states.into_iter().map(Some).collect();
         session.answered = true;
         for index in 0..self.databases.len() {
@@ -199,6 +210,7 @@ impl Active {
         database.barrier.unstamp();
         let sender = session.connection.stream(index as u16 + 1);
         let inputs = self.inputs.clone();
+        let of = Rc::downgrade(&capture);
         let shipment = tokio::task::spawn_local(async move {
             let notes = inputs.clone();
             let connection = sender.connection_id();
@@ -206,15 +218,24 @@ impl Active {
             Shipment { capture: &capture, events: &mut events, sender, hashes, note: &note }
                 .run(standby)
                 .await;
-            inputs.send(Input::ShipEnded { index, events });
+            drop(capture);
+            inputs.send(Input::ShipEnded { index, of, events });
         });
         database.shipment = Some(shipment);
     }
 
-    /// A shipment has ended and gives its event queue back.
-    pub(super) fn ship_ended(&mut self, index: usize, events: mpsc::Receiver<CaptureEvent>) {
-        self.databases[index].events = Some(events);
-        self.ship(index);
+    /// A shipment has ended and gives its event queue back, which is of use only with its capture.
+    pub(super) fn ship_ended(
+        &mut self,
+        index: usize,
+        of: &Weak<Capture>,
+        events: mpsc::Receiver<CaptureEvent>,
+    ) {
+        let database = &mut self.databases[index];
+        if database.capture.as_ref().is_some_and(|capture| std::ptr::eq(Rc::as_ptr(capture), of.as_ptr())) {
+            database.events = Some(events);
+            self.ship(index);
+        }
     }
 
     /// A shipment says something; true: the connection must be made anew.
@@ -222,21 +243,7 @@ impl Active {
         let database = &mut self.databases[index];
         let mut renew = false;
         match note {
-            ShipNote::Attached { held, complete } => {
-                database.barrier.attach();
-                database.stamp_serial += 1;
-                database.target = None;
-                database.complete = complete;
-                database.synced = false;
-                database.state =
-                    if held.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
-                // What it holds it acknowledged on an earlier connection.
-                let held = held.unwrap_or_default();
-                database.barrier.advance(Progress { received: held, durable: held });
-                database.sent = Position::default();
-                database.waited = Position::default();
-                database.unwaited.clear();
-            }
+            ShipNote::Attached { held, complete } => database.attached(held, complete),
             ShipNote::Target(position) => {
                 database.target = database.target.max(Some(position));
                 self.judge_target(index);
@@ -251,20 +258,7 @@ impl Active {
                 let name = &database.config.name;
                 self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): they go to the standby's quarantine"));
             }
-            ShipNote::LetGo => {
-                let name = &database.config.name;
-                self.inputs.notice(true, format!("database {name}: the WAL grew beyond its limit while the standby took nothing; its pages will be compared"));
-                renew = true;
-            }
-            ShipNote::Failed(sentence) => {
-                database.state = DatabaseState::Refused(sentence.clone());
-                let name = database.config.name.clone();
-                self.inputs.notice(true, format!("database {name}: {sentence}"));
-                database.capture = None;
-                database.synced = false;
-                renew = true;
-                self.try_capture(index, CAPTURE_RETRY);
-            }
+            ShipNote::LetGo => renew = true,
         }
         self.stamp(index);
         self.judge_sync();
@@ -305,13 +299,15 @@ impl Active {
     fn judge_sync(&mut self) {
         let follows = self.session.as_ref().is_some_and(|s| s.answered);
         let all = follows && self.databases.iter().all(|d| d.synced);
-        if all && let Some(reply) = self.durable_reply.take() {
-            let _ = reply.send(());
+        if all {
+            for reply in self.durable_replies.drain(..) {
+                let _ = reply.send(());
+            }
         }
         // Waiting for the last commits before solo ends is no loss of sync: said as one, it would
         // let commits go alone again, and the next wait would begin.
         let streaming = || self.databases.iter().all(|d| d.state == DatabaseState::Streaming);
-        let kept = self.in_sync && follows && self.durable_reply.is_some() && streaming();
+        let kept = self.in_sync && follows && !self.durable_replies.is_empty() && streaming();
         let in_sync = all || kept;
         if in_sync != self.in_sync {
             self.in_sync = in_sync;
@@ -325,7 +321,7 @@ impl Active {
         if self.session.is_none() {
             return;
         }
-        self.durable_reply = Some(reply);
+        self.durable_replies.push(reply);
         for index in 0..self.databases.len() {
             self.retarget(index);
         }
@@ -386,6 +382,7 @@ impl Active {
         let (inputs, serial) = (self.inputs.clone(), database.stamp_serial);
         let (reply, position) = oneshot::channel();
         if capture.command(CaptureCommand::Sync(reply)).is_err() {
+            database.barrier.not_stamped();
             return;
         }
         tokio::task::spawn_local(async move {

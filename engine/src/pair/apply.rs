@@ -21,6 +21,9 @@ use std::pin::Pin;
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+/// The code of a refusal after which the mirror must be opened anew.
+const DISK: &str = "disk";
+
 /// What a task is given.
 pub(super) enum Work {
     /// A message of the active, with its share of the memory the connection may use.
@@ -59,19 +62,46 @@ type Flush = Pin<Box<dyn Future<Output = Result<Flushed, MirrorError>>>>;
 struct InFlight(Option<Flush>);
 
 impl Applier {
-    /// Runs until the queue is closed or the mirror refuses; then nothing is in flight any more.
-    pub(super) async fn run(self, mirror: &mut Mirror, mut work: mpsc::UnboundedReceiver<Work>) {
+    /// Runs until the queue is closed or the mirror refuses; then nothing is in flight any more. Gives the
+    /// mirror back, unless its disk failed: then it is closed, because what memory and disk hold may differ.
+    pub(super) async fn run(
+        self,
+        mut mirror: Box<Mirror>,
+        mut work: mpsc::UnboundedReceiver<Work>,
+    ) -> Option<Box<Mirror>> {
         let mut flush = InFlight::default();
         let mut copy = None;
-        if let Err(error) = self.serve(mirror, &mut work, &mut flush, &mut copy).await {
-            self.note(StandbyNote::Failed(self.refusal(&error)));
+        let mut failed = None;
+        if let Err(error) = self.serve(&mut mirror, &mut work, &mut flush, &mut copy).await {
+            failed = Some(error);
         }
-        if let Some(flush) = flush.0.take()
-            && let Ok(flushed) = flush.await
-        {
-            // Its frames are on disk; that nobody hears of it any more is no failure.
-            let _ = mirror.finish_flush(flushed).await;
+        if let Some(flush) = flush.0.take() {
+            // That nobody hears of its frames any more is no failure.
+            let finished = match flush.await {
+                Ok(flushed) => mirror.finish_flush(flushed).await.map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = finished {
+                failed = Some(error.into());
+            }
         }
+        let Some(error) = failed else { return Some(mirror) };
+        let refusal = self.refusal(&error);
+        let disk = refusal.code == DISK;
+        self.note(StandbyNote::Failed(refusal));
+        if !disk {
+            return Some(mirror);
+        }
+        if let Err(error) = mirror.close_after_failed_flush().await {
+            self.inputs.notice(true, format!("database {}: {error}", self.name));
+        }
+        None
+    }
+
+    /// The mirror cannot be opened now.
+    pub(super) fn cannot_open(&self, error: &MirrorError) {
+        let sentence = format!("database {}: {error}", self.name);
+        self.note(StandbyNote::Failed(Refusal { code: error.code().to_owned(), sentence }));
     }
 
     async fn serve(
@@ -241,7 +271,7 @@ impl Applier {
     fn refusal(&self, error: &ApplyError) -> Refusal {
         let code = match error {
             ApplyError::Mirror(error) => error.code(),
-            ApplyError::Quarantine(_) => "disk",
+            ApplyError::Quarantine(_) => DISK,
             ApplyError::Unexpected(_) => "protocol",
         };
         Refusal { code: code.to_owned(), sentence: format!("database {}: {error}", self.name) }

@@ -117,6 +117,11 @@ impl<T> Barrier<T> {
         }
     }
 
+    /// The reading begun by [`Self::begin_stamping`] could not be made.
+    pub(super) fn not_stamped(&mut self) {
+        self.stamping = None;
+    }
+
     /// Positions given so far mean nothing any more: the standby is gone, or attached anew.
     pub(super) fn unstamp(&mut self) {
         self.stamping = None;

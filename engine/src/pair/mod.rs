@@ -11,6 +11,7 @@ mod connection;
 mod served;
 mod ship;
 mod standby;
+mod starting;
 mod status;
 mod thread;
 

@@ -4,7 +4,8 @@
 
 use super::DatabaseConfig;
 use super::active::WaitReply;
-use super::barrier::Barrier;
+use super::barrier::{Barrier, Progress};
+use super::starting::Starting;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
 use super::thread::Inputs;
 use crate::capture::{Capture, CaptureError, CaptureEvent};
@@ -13,6 +14,7 @@ use crate::wal::WalPoint;
 use lockstep_wire::Position;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,6 +25,12 @@ const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
 /// Groups of commits remembered until somebody waits beyond them; older ones merge.
 const UNWAITED_GROUPS: usize = 1024;
 
+/// A number that no reading of this process carries yet, whichever role or pair asked for it.
+fn new_serial() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
 /// One database being served.
 pub(super) struct Served {
     pub(super) config: DatabaseConfig,
@@ -32,7 +40,11 @@ pub(super) struct Served {
     pub(super) taken: Option<TakenOver>,
     /// Since when it cannot be followed.
     pub(super) refused_at: Option<Instant>,
+    /// A capture about to run.
+    pub(super) starting: Option<Starting>,
     pub(super) capture: Option<Rc<Capture>>,
+    /// Its read mark was let go, and the operator knows.
+    pub(super) let_go: bool,
     /// At home unless a shipment has it.
     pub(super) events: Option<mpsc::Receiver<CaptureEvent>>,
     pub(super) shipment: Option<JoinHandle<()>>,
@@ -61,11 +73,13 @@ impl Served {
             continues: taken.as_ref().map(|t| t.point),
             taken,
             refused_at: None,
+            starting: None,
             capture: None,
+            let_go: false,
             events: None,
             shipment: None,
             barrier: Barrier::default(),
-            stamp_serial: 0,
+            stamp_serial: new_serial(),
             synced: false,
             complete: false,
             target: None,
@@ -92,12 +106,43 @@ impl Served {
         }
     }
 
-    pub(super) fn detach(&mut self) {
+    /// A standby is attached and holds so much on its disk; None: a copy comes first.
+    pub(super) fn attached(&mut self, held: Option<Position>, complete: bool) {
+        self.renumber();
+        self.barrier.attach();
+        self.target = None;
+        self.complete = complete;
+        self.synced = false;
+        self.state = if held.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
+        // What it holds it acknowledged on an earlier connection.
+        let held = held.unwrap_or_default();
+        self.barrier.advance(Progress { received: held, durable: held });
+        self.sent = Position::default();
+        self.waited = Position::default();
+        self.unwaited.clear();
+    }
+
+    /// Readings under way are of an older numbering: they are asked for anew.
+    fn renumber(&mut self) {
         self.barrier.unstamp();
-        self.stamp_serial += 1;
+        self.stamp_serial = new_serial();
+    }
+
+    /// The capture has ended by itself.
+    pub(super) fn capture_failed(&mut self, sentence: String) {
+        self.detach();
+        self.capture = None;
+        self.events = None;
+        self.synced = false;
+        self.state = DatabaseState::Refused(sentence);
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.renumber();
         self.target = None;
         self.copy = None;
-        self.synced = self.capture.is_none();
+        // One that is not followed yet, or cannot be, is not in sync: only what does not exist is.
+        self.synced &= self.state == DatabaseState::Absent;
         if self.capture.is_some() {
             self.state = DatabaseState::Alone;
         }

@@ -23,7 +23,7 @@ const PAGES_PER_READ: u32 = 64;
 const PAGES_PER_HASH: u32 = 16_384;
 
 /// What the main loop has to know of a database being shipped.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum ShipNote {
     /// Attached: positions are of the standby's numbering from now on.
     Attached {
@@ -44,8 +44,6 @@ pub(super) enum ShipNote {
     Ahead,
     /// The read mark was let go: this attachment is over, resync at the next.
     LetGo,
-    /// Capture cannot go on.
-    Failed(String),
 }
 
 /// One database's shipment.
@@ -274,7 +272,8 @@ impl Shipment<'_> {
                 return Ok(true);
             }
             CaptureEvent::LetGo => (self.note)(ShipNote::LetGo),
-            CaptureEvent::Failed(sentence) => (self.note)(ShipNote::Failed(sentence)),
+            // Its status says why; the main loop looks there.
+            CaptureEvent::Failed(_) => return Err(End::CaptureClosed),
         }
         Ok(false)
     }

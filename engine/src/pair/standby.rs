@@ -9,7 +9,7 @@ use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
 use super::thread::Inputs;
 use super::{CommitMode, DatabaseConfig, EngineConfig};
 use crate::copy::quarantine::Quarantine;
-use crate::mirror::{Mirror, MirrorConfig, TakenOver};
+use crate::mirror::{Mirror, MirrorConfig, MirrorError, TakenOver};
 use crate::storage::Backend;
 use lockstep_wire::{Message, MirrorState, MirrorStates, Position, Refusal};
 use std::path::PathBuf;
@@ -43,7 +43,10 @@ pub(super) struct Standby {
 
 struct StandbyDatabase {
     config: DatabaseConfig,
+    opener: Opener,
     mirror: Home,
+    /// The last alarm about it; a fault that stays is not told at every connection.
+    alarm: Option<String>,
     /// Feeds the task.
     queue: Option<mpsc::UnboundedSender<Work>>,
     position: Position,
@@ -57,16 +60,28 @@ struct StandbyDatabase {
 enum Home {
     Here(Box<Mirror>),
     /// With its task, which sends it back when its queue is closed.
-    Away(oneshot::Receiver<Box<Mirror>>),
-    Gone,
+    Away(oneshot::Receiver<Option<Box<Mirror>>>),
+    /// Not open: the disk failed, or it is not ours to open yet. Whoever needs it opens it anew.
+    Closed,
+}
+
+/// What opening a mirror needs.
+#[derive(Clone)]
+struct Opener {
+    backend: Backend,
+    config: MirrorConfig,
 }
 
 impl Home {
-    async fn bring(&mut self) -> Option<Box<Mirror>> {
-        match std::mem::replace(self, Self::Gone) {
+    async fn bring(&mut self, opener: &Opener) -> Result<Box<Mirror>, MirrorError> {
+        let mirror = match std::mem::replace(self, Self::Closed) {
             Self::Here(mirror) => Some(mirror),
-            Self::Away(returns) => returns.await.ok(),
-            Self::Gone => None,
+            Self::Away(returns) => returns.await.ok().flatten(),
+            Self::Closed => None,
+        };
+        match mirror {
+            Some(mirror) => Ok(mirror),
+            None => Mirror::open(opener.backend.clone(), opener.config.clone()).await.map(Box::new),
         }
     }
 }
@@ -96,27 +111,46 @@ pub(super) async fn open_own(
     Ok(taken)
 }
 
+impl StandbyDatabase {
+    fn take_home(&mut self, mirror: Box<Mirror>) {
+        self.position = mirror.received();
+        self.durable = mirror.point().position;
+        self.complete = mirror.is_complete();
+        self.mirror = Home::Here(mirror);
+    }
+
+    fn alarm(&mut self, inputs: &Inputs, sentence: String) {
+        if self.alarm.as_ref() != Some(&sentence) {
+            inputs.notice(true, sentence.clone());
+            self.alarm = Some(sentence);
+        }
+    }
+}
+
 impl Standby {
-    /// Opens a mirror of every database.
-    pub(super) async fn open(
-        backend: &Backend,
-        config: &EngineConfig,
-        inputs: Inputs,
-    ) -> Result<Self, String> {
+    /// Opens a mirror of every database. One that cannot be opened now is an alarm, and is tried again with
+    /// each connection and at a takeover.
+    pub(super) async fn open(backend: &Backend, config: &EngineConfig, inputs: Inputs) -> Self {
         let mut databases = Vec::new();
         for database in &config.databases {
-            let mirror = Mirror::open(backend.clone(), mirror_config(config, database)).await;
-            let mirror = mirror.map_err(|error| error.to_string())?;
-            databases.push(StandbyDatabase {
+            let opener = Opener { backend: backend.clone(), config: mirror_config(config, database) };
+            let mut opened = StandbyDatabase {
                 config: database.clone(),
-                position: mirror.received(),
-                durable: mirror.point().position,
-                complete: mirror.is_complete(),
-                mirror: Home::Here(Box::new(mirror)),
+                opener,
+                mirror: Home::Closed,
+                alarm: None,
+                position: Position::default(),
+                durable: Position::default(),
+                complete: false,
                 queue: None,
                 level_since: None,
                 copy: None,
-            });
+            };
+            match opened.mirror.bring(&opened.opener).await {
+                Ok(mirror) => opened.take_home(mirror),
+                Err(error) => opened.alarm(&inputs, error.to_string()),
+            }
+            databases.push(opened);
         }
         let mut standby = Self {
             databases,
@@ -131,7 +165,7 @@ impl Standby {
             },
         };
         standby.judge_complete();
-        Ok(standby)
+        standby
     }
 
     /// A connection stands; the active speaks first.
@@ -226,11 +260,19 @@ impl Standby {
             quarantine: self.quarantine.clone(),
             epoch: connection.epoch(),
         };
+        let opener = database.opener.clone();
         tokio::task::spawn_local(async move {
-            let Some(mut mirror) = home.bring().await else { return };
-            let _ = held.send(mirror.state(u32::from(stream)));
-            applier.run(&mut mirror, work).await;
-            let _ = returning.send(mirror);
+            let returned = match home.bring(&opener).await {
+                Ok(mirror) => {
+                    let _ = held.send(mirror.state(u32::from(stream)));
+                    applier.run(mirror, work).await
+                }
+                Err(error) => {
+                    applier.cannot_open(&error);
+                    None
+                }
+            };
+            let _ = returning.send(returned);
         });
         state
     }
@@ -245,6 +287,7 @@ impl Standby {
                 database.complete = complete;
                 if received == durable {
                     database.level_since = Some(Instant::now());
+                    database.alarm = None;
                 }
             }
             StandbyNote::Copy(progress) => database.copy = progress,
@@ -254,7 +297,7 @@ impl Standby {
             }
             StandbyNote::Failed(refusal) => {
                 let sentence = refusal.sentence.clone();
-                self.inputs.notice(true, sentence.clone());
+                database.alarm(&self.inputs, sentence.clone());
                 if let Some(connection) = &self.connection {
                     connection.send_control(refusal.into());
                 }
@@ -273,16 +316,33 @@ impl Standby {
         }
     }
 
-    /// Opens every mirror with SQLite. All or none: a mirror that cannot be opened leaves the others mirrors.
-    pub(super) async fn take_over(&mut self) -> Result<Vec<Option<TakenOver>>, String> {
+    /// Brings the mirrors home and sees whether every one may be opened with SQLite; changes nothing.
+    ///
+    /// # Errors
+    /// One sentence on the first that may not. The mirrors stay mirrors.
+    pub(super) async fn prepare_take_over(&mut self) -> Result<(), String> {
         self.disconnected();
+        for database in &mut self.databases {
+            let mirror = database.mirror.bring(&database.opener).await.map_err(|error| error.to_string())?;
+            database.take_home(mirror);
+        }
+        for database in &self.databases {
+            if let Home::Here(mirror) = &database.mirror
+                && !mirror.never_held_anything()
+            {
+                mirror.may_be_opened().map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens every mirror with SQLite, after [`Self::prepare_take_over`]. When one fails nevertheless (its disk),
+    /// this role is over: opened anew, the others are still whole.
+    pub(super) async fn take_over(&mut self) -> Result<Vec<Option<TakenOver>>, String> {
         let mut taken = Vec::new();
         for database in &mut self.databases {
-            let name = &database.config.name;
-            let Some(mirror) = database.mirror.bring().await else {
-                return Err(format!("database {name}: its mirror is not open"));
-            };
-            if !mirror.is_complete() && mirror.state(0).page_count == 0 {
+            let mirror = database.mirror.bring(&database.opener).await.map_err(|error| error.to_string())?;
+            if mirror.never_held_anything() {
                 // The active never had this database, so nothing was acknowledged of it.
                 mirror.close().await.map_err(|error| error.to_string())?;
                 taken.push(None);
@@ -297,7 +357,12 @@ impl Standby {
     pub(super) async fn close(&mut self) {
         self.disconnected();
         for database in &mut self.databases {
-            if let Some(mirror) = database.mirror.bring().await
+            let mirror = match std::mem::replace(&mut database.mirror, Home::Closed) {
+                Home::Here(mirror) => Some(mirror),
+                Home::Away(returns) => returns.await.ok().flatten(),
+                Home::Closed => None,
+            };
+            if let Some(mirror) = mirror
                 && let Err(error) = mirror.close().await
             {
                 self.inputs.notice(true, error.to_string());
@@ -322,7 +387,13 @@ impl Standby {
                 let _ = queue.send(Work::Snapshot(destination, reply));
             }
             (None, Home::Here(mirror)) => apply::start_snapshot(mirror, &destination, reply),
-            (None, _) => drop(reply.send(Err("the mirror is busy with its last frames: try again".into()))),
+            (None, Home::Away(_)) => {
+                let _ = reply.send(Err("the mirror is busy with its last frames: try again".into()));
+            }
+            (None, Home::Closed) => {
+                let why = database.alarm.clone().unwrap_or_else(|| "its disk failed".into());
+                let _ = reply.send(Err(format!("the mirror of {name} is not open: {why}")));
+            }
         }
     }
 

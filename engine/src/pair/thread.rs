@@ -9,12 +9,12 @@ use super::connection::{Connection, Credit};
 use super::ship::ShipNote;
 use super::standby::{Standby, StandbyNote};
 use super::{Command, EngineConfig, EngineEvent, EngineStatus};
-use crate::capture::{Capture, CaptureError, CaptureEvent};
+use crate::capture::{Capture, CaptureEvent};
 use crate::link::{EpochCell, Established, Link, LinkStats};
 use crate::mirror::TakenOver;
 use crate::storage::{self, Backend, BackendReport};
 use lockstep_wire::{Epoch, Message, Position};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -41,11 +41,11 @@ pub(super) enum Input {
     /// A message came.
     Message { connection: u64, stream: u16, message: Message, credit: Credit },
     /// A capture runs, or could not start.
-    CaptureStarted { index: usize, started: Result<(Capture, mpsc::Receiver<CaptureEvent>), CaptureError> },
+    CaptureStarted { index: usize },
     /// A shipment says something.
     Ship { index: usize, connection: u64, note: ShipNote },
     /// A shipment has ended.
-    ShipEnded { index: usize, events: mpsc::Receiver<CaptureEvent> },
+    ShipEnded { index: usize, of: Weak<Capture>, events: mpsc::Receiver<CaptureEvent> },
     /// The wal-index was read for the barrier.
     Stamped { index: usize, serial: u64, position: Position },
     /// The wal-index was read to prove that the standby has everything.
@@ -181,7 +181,7 @@ async fn run(
                 }
             },
             input = input_queue.recv() => thread.input(input.expect("the thread holds a sender")),
-            _ = tick.tick() => thread.show(),
+            _ = tick.tick() => thread.tick(),
         }
         thread.release();
     }
@@ -207,8 +207,9 @@ impl DataThread {
             Command::BecomeStandby { epoch, reply } => {
                 self.become_idle("this node becomes standby").await;
                 self.epoch.raise(epoch);
-                let opened = Standby::open(&self.backend, &self.config, self.inputs.clone()).await;
-                let _ = reply.send(opened.map(|standby| self.role = Role::Standby(standby)));
+                let standby = Standby::open(&self.backend, &self.config, self.inputs.clone()).await;
+                self.role = Role::Standby(standby);
+                let _ = reply.send(Ok(()));
             }
             Command::Promote { epoch, reply } => {
                 let _ = reply.send(self.promote(epoch).await);
@@ -249,17 +250,26 @@ impl DataThread {
         if matches!(&self.role, Role::Active(active) if active.epoch == epoch) {
             return Ok(());
         }
-        self.epoch.raise(epoch);
         self.drop_connection("the standby takes over");
         if matches!(self.role, Role::Idle) {
-            self.role = Role::Standby(Standby::open(&self.backend, &self.config, self.inputs.clone()).await?);
+            self.role = Role::Standby(Standby::open(&self.backend, &self.config, self.inputs.clone()).await);
         }
         let Role::Standby(standby) = &mut self.role else {
             return Err("this node serves with another epoch: it must stand by first".into());
         };
-        let taken = standby.take_over().await?;
-        self.serve(epoch, taken);
-        Ok(())
+        // A refusal leaves a standby that can go on following the active it has.
+        standby.prepare_take_over().await?;
+        self.epoch.raise(epoch);
+        match standby.take_over().await {
+            Ok(taken) => {
+                self.serve(epoch, taken);
+                Ok(())
+            }
+            Err(sentence) => {
+                self.become_idle("the standby could not take over").await;
+                Err(sentence)
+            }
+        }
     }
 
     fn serve(&mut self, epoch: Epoch, taken: Vec<Option<TakenOver>>) {
@@ -362,14 +372,14 @@ impl DataThread {
     fn active_input(&mut self, input: Input) {
         let Role::Active(active) = &mut self.role else { return };
         match input {
-            Input::CaptureStarted { index, started } => active.capture_started(index, started),
+            Input::CaptureStarted { index } => active.capture_started(index),
             Input::Ship { index, connection, note } => {
                 let current = self.connection.as_ref().is_some_and(|c| c.id() == connection);
                 if current && active.ship_note(index, note) {
                     self.drop_connection("the standby must attach anew");
                 }
             }
-            Input::ShipEnded { index, events } => active.ship_ended(index, events),
+            Input::ShipEnded { index, of, events } => active.ship_ended(index, &of, events),
             Input::Stamped { index, serial, position } => active.stamped(index, serial, position),
             Input::Target { index, serial, position } => active.target(index, serial, position),
             _ => unreachable!("the other inputs were handled before"),
@@ -397,6 +407,15 @@ impl DataThread {
         {
             active.release();
         }
+    }
+
+    fn tick(&mut self) {
+        if let Role::Active(active) = &mut self.role
+            && active.watch_captures()
+        {
+            self.drop_connection("the standby must attach anew");
+        }
+        self.show();
     }
 
     fn show(&self) {

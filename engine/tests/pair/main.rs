@@ -1,7 +1,12 @@
 //! The data path end to end: two engines over loopback, a writer in a process of its own.
 
+mod changes;
 mod node;
+mod storm;
 mod writer;
+#[path = "../capture/writers.rs"]
+#[allow(dead_code, reason = "the capture tests use more of it")]
+mod writers;
 
 use lockstep_engine::pair::{Acknowledged, CommitMode};
 use lockstep_wire::{Epoch, NodeId};

@@ -5,12 +5,12 @@ use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
 use lockstep_engine::pair::{
-    Acknowledged, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent,
+    Acknowledged, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent, EngineStatus,
 };
 use lockstep_engine::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch, SessionId};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -29,14 +29,24 @@ pub(crate) struct Node {
 
 /// Two nodes that pin each other; the first has an empty database.
 pub(crate) fn pair() -> (Node, Node) {
+    let (first, second) = pair_without_database(|_| {});
+    writer::create(first.database());
+    (first, second)
+}
+
+/// Two nodes that pin each other and have no database yet.
+pub(crate) fn pair_without_database(change: impl Fn(&mut EngineConfig)) -> (Node, Node) {
     let identities = ["a", "b"].map(|name| Arc::new(Identity::generate(name).expect("an identity is made")));
     let fingerprints = [identities[0].fingerprint(), identities[1].fingerprint()];
     let port = free_port();
     let [a, b] = identities;
-    let first = Node::start(config(a, fingerprints[1], Side::Listen, port), Arc::default_dir());
-    let second = Node::start(config(b, fingerprints[0], Side::Connect, port), Arc::default_dir());
-    writer::create(first.database());
-    (first, second)
+    let node = |identity, peer, side| {
+        let directory = Arc::default_dir();
+        let mut config = config(identity, peer, side, port, &directory);
+        change(&mut config);
+        Node::start(config, directory)
+    };
+    (node(a, fingerprints[1], Side::Listen), node(b, fingerprints[0], Side::Connect))
 }
 
 trait DefaultDir {
@@ -59,11 +69,17 @@ fn config(
     peer: lockstep_engine::link::Fingerprint,
     side: Side,
     port: u16,
+    directory: &TempDir,
 ) -> EngineConfig {
     let address = Ipv4Addr::LOCALHOST.into();
     EngineConfig {
-        databases: Vec::new(),
-        state_dir: PathBuf::new(),
+        databases: vec![DatabaseConfig {
+            name: main_db(),
+            path: directory.path().join("app.db"),
+            checkpoint_frames: 100,
+            wal_retain_max_bytes: 64 << 20,
+        }],
+        state_dir: directory.path().join("state"),
         quarantine_max_bytes: 1 << 30,
         link: LinkConfig {
             greeting: Greeting {
@@ -92,20 +108,72 @@ fn main_db() -> DatabaseName {
 }
 
 impl Node {
-    fn start(mut config: EngineConfig, directory: Arc<TempDir>) -> Self {
-        config.state_dir = directory.path().join("state");
-        config.databases = vec![DatabaseConfig {
-            name: main_db(),
-            path: directory.path().join("app.db"),
-            checkpoint_frames: 100,
-            wal_retain_max_bytes: 64 << 20,
-        }];
+    fn start(config: EngineConfig, directory: Arc<TempDir>) -> Self {
         let (engine, events) = Engine::start(config.clone()).expect("a thread is made");
         Self { directory, config, engine, events, seen: Vec::new() }
     }
 
     pub(crate) fn database(&self) -> &Path {
         &self.config.databases[0].path
+    }
+
+    pub(crate) fn databases(&self) -> impl Iterator<Item = &Path> {
+        self.config.databases.iter().map(|database| &*database.path)
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn status(&self) -> EngineStatus {
+        self.engine.status()
+    }
+
+    pub(crate) fn engine(&self) -> Engine {
+        self.engine.clone()
+    }
+
+    /// Alarms so far.
+    pub(crate) fn alarms(&mut self) -> Vec<String> {
+        self.collect();
+        let alarm = |event: &EngineEvent| match event {
+            EngineEvent::Notice { alarm: true, sentence } => Some(sentence.clone()),
+            _ => None,
+        };
+        self.seen.iter().filter_map(alarm).collect()
+    }
+
+    pub(crate) async fn snapshot(&self, destination: &Path) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        let destination = destination.to_owned();
+        self.engine.command(Command::Snapshot { database: main_db(), destination, reply }).await;
+        done.await.expect("the data thread lives")
+    }
+
+    /// Waits for an event after the ones seen so far.
+    pub(crate) async fn until_event(&mut self, what: &str, mut is_it: impl FnMut(&EngineEvent) -> bool) {
+        let until = tokio::time::Instant::now() + LIMIT;
+        loop {
+            match tokio::time::timeout_at(until, self.events.recv()).await {
+                Ok(Some(event)) => {
+                    let found = is_it(&event);
+                    self.seen.push(event);
+                    if found {
+                        return;
+                    }
+                }
+                other => panic!("no {what} ({other:?}): {:#?} {:#?}", self.seen, self.engine.status()),
+            }
+        }
+    }
+
+    /// Waits until the status shows something.
+    pub(crate) async fn until_status(&self, what: &str, mut is_it: impl FnMut(&EngineStatus) -> bool) {
+        let until = tokio::time::Instant::now() + LIMIT;
+        while !is_it(&self.engine.status()) {
+            assert!(tokio::time::Instant::now() < until, "no {what}: {:#?}", self.engine.status());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     async fn role(

@@ -82,6 +82,17 @@ pub(crate) fn create(database: &Path) {
     connection.execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)").expect("a table");
 }
 
+/// Puts an existing database into WAL mode.
+pub(crate) fn create_wal(database: &Path) {
+    open(database).pragma_update(None, "journal_mode", "WAL").expect("WAL mode");
+}
+
+/// Puts rows in, takes most of them out again, and packs the database.
+pub(crate) fn fill_and_vacuum(database: &Path, rows: i64) {
+    fill(database, rows);
+    open(database).execute_batch("DELETE FROM t WHERE id % 10 > 0; VACUUM;").expect("it is packed");
+}
+
 /// Puts rows in before anybody follows.
 pub(crate) fn fill(database: &Path, rows: i64) {
     let connection = open(database);
