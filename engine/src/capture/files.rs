@@ -111,13 +111,12 @@ impl Files {
         Ok((metadata.len() / u64::from(self.page_size)) as u32)
     }
 
-    /// Writes the WAL to disk ahead of a checkpoint, so that the checkpoint's own sync finds nothing
-    /// to do while writers are held. The WAL carries no locks: its descriptor is free to use.
+    /// Writes the WAL to disk. It carries no locks: its descriptor is free to use.
     pub(super) fn sync_wal(&self) -> Result<(), CaptureError> {
         self.wal.sync_data().map_err(|e| self.io("write to disk the WAL of", e))
     }
 
-    /// Writes the database file to disk, for the same reason.
+    /// Writes the database file to disk.
     pub(super) fn sync_database(&self) -> Result<(), CaptureError> {
         self.database.sync_data().map_err(|e| self.io("write to disk", e))
     }

@@ -8,11 +8,14 @@
 //!   frames cannot reach the database file before it ends, so they stay until they are taken;
 //! - the write lock is only tried for, never waited for, while a mark is held.
 
+use super::checkpointer::Checkpointer;
 use super::cursor::{Cursor, Next, Seen};
 use super::files::Files;
+use super::hand_over::Ahead;
 use super::marks::Marks;
 use super::outbox::Outbox;
 use super::pages::PageJob;
+use super::wakeup::Signal;
 use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus, Shared};
 use crate::wal::{WalHeader, WalIndex, frame_offset};
 use lockstep_wire::{FrameNo, WalGeneration};
@@ -67,8 +70,9 @@ pub(super) struct Hold {
 /// The state of the capture thread.
 pub(super) struct Follower {
     // Before `files`: connections must be gone before a descriptor of their files is closed.
+    pub(super) checkpointer: Checkpointer,
     pub(super) marks: Marks,
-    pub(super) files: Files,
+    pub(super) files: Arc<Files>,
     pub(super) config: CaptureConfig,
     pub(super) cursor: Cursor,
     pub(super) header: Option<WalHeader>,
@@ -80,7 +84,7 @@ pub(super) struct Follower {
     pub(super) shared: Arc<Shared>,
     pub(super) hold: Hold,
     pub(super) handed_over: Seen,
-    pub(super) prepared: Seen,
+    pub(super) ahead: Ahead,
     pub(super) hand_over_from: Instant,
 }
 
@@ -90,11 +94,14 @@ impl Follower {
         config: CaptureConfig,
         outbox: Outbox,
         shared: Arc<Shared>,
+        signal: Arc<Signal>,
     ) -> Result<Self, CaptureError> {
         let (path, database, header) = super::admission::admit(&config.path)?;
-        let marks = Marks::open(&path)?;
-        let files = Files::open(path, database, header.page_size)?;
+        let (marks, third) = Marks::open(&path)?;
+        let files = Arc::new(Files::open(path, database, header.page_size)?);
+        let checkpointer = Checkpointer::start(third, Arc::clone(&files), signal)?;
         let mut follower = Self {
+            checkpointer,
             marks,
             files,
             config,
@@ -108,7 +115,7 @@ impl Follower {
             shared,
             hold: Hold { seen: Seen::default(), read0: false, confirmed: false },
             handed_over: Seen::default(),
-            prepared: Seen::default(),
+            ahead: Ahead::default(),
             hand_over_from: Instant::now(),
         };
         let index = follower.index()?;

@@ -23,8 +23,9 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Opens both connections and begins to read with one.
-    pub(super) fn open(path: &Path) -> Result<Self, CaptureError> {
+    /// Opens both connections and begins to read with one. The third that comes with them is for
+    /// checkpoints from another thread; it holds nothing.
+    pub(super) fn open(path: &Path) -> Result<(Self, Connection), CaptureError> {
         let deadline = Instant::now() + Duration::from_millis(OPEN_LOCKED_MS);
         loop {
             match Self::try_open(path) {
@@ -38,11 +39,16 @@ impl Marks {
         }
     }
 
-    fn try_open(path: &Path) -> rusqlite::Result<Option<Self>> {
-        let open = || -> rusqlite::Result<Option<Marks>> {
-            let connections = [connect(path)?, connect(path)?];
+    fn try_open(path: &Path) -> rusqlite::Result<Option<(Self, Connection)>> {
+        let open = || -> rusqlite::Result<Option<(Self, Connection)>> {
+            let (connections, third) = ([connect(path)?, connect(path)?], connect(path)?);
             let marks = Self { path: path.to_owned(), connections, held: 0 };
-            Ok(begin_read(&marks.connections[0])?.then_some(marks))
+            // A connection that has read nothing does not know of the WAL and checkpoints nothing.
+            if !begin_read(&marks.connections[0])? || !begin_read(&third)? {
+                return Ok(None);
+            }
+            execute(&third, "ROLLBACK")?;
+            Ok(Some((marks, third)))
         };
         match open() {
             Err(e) if is_busy(&e) => Ok(None),
@@ -76,17 +82,9 @@ impl Marks {
         self.end(1 - self.held)
     }
 
-    /// A passive checkpoint with the free connection: copies what no reader needs any more. How far
-    /// it came the wal-index says.
-    pub(super) fn checkpoint(&self) -> Result<(), CaptureError> {
-        let run = || -> rusqlite::Result<()> {
-            self.free().prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))
-        };
-        match run() {
-            // Somebody else is checkpointing.
-            Err(e) if is_busy(&e) => Ok(()),
-            other => other.map_err(|e| self.error("checkpoint", e)),
-        }
+    /// A passive checkpoint with the free connection. False: somebody else is checkpointing.
+    pub(super) fn checkpoint(&self) -> Result<bool, CaptureError> {
+        checkpoint(self.free(), &self.path)
     }
 
     fn free(&self) -> &Connection {
@@ -99,6 +97,22 @@ impl Marks {
 
     fn error(&self, what: &'static str, source: rusqlite::Error) -> CaptureError {
         CaptureError::Sqlite { what, path: self.path.clone(), source }
+    }
+}
+
+/// A passive checkpoint: copies what no reader needs any more. How far it came the wal-index says.
+/// False: somebody else is checkpointing.
+pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<bool, CaptureError> {
+    let run = || -> rusqlite::Result<bool> {
+        let mut statement = connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
+        // The first column is 1 when the checkpoint lock was taken.
+        statement.query_row([], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)
+    };
+    match run() {
+        Err(e) if is_busy(&e) => Ok(false),
+        other => {
+            other.map_err(|source| CaptureError::Sqlite { what: "checkpoint", path: path.to_owned(), source })
+        }
     }
 }
 

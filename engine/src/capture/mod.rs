@@ -10,6 +10,7 @@
 
 mod admission;
 mod attach;
+mod checkpointer;
 mod cursor;
 mod error;
 mod files;

@@ -29,13 +29,14 @@ pub(super) struct Start {
 /// Runs until stopped or failed.
 pub(super) fn run(start: Start) {
     let outbox = Outbox::new(start.events, Arc::clone(&start.signal));
-    let mut follower = match Follower::open(start.config, outbox, Arc::clone(&start.shared)) {
-        Ok(follower) => follower,
-        Err(error) => {
-            let _ = start.opened.send(Err(error));
-            return;
-        }
-    };
+    let mut follower =
+        match Follower::open(start.config, outbox, Arc::clone(&start.shared), Arc::clone(&start.signal)) {
+            Ok(follower) => follower,
+            Err(error) => {
+                let _ = start.opened.send(Err(error));
+                return;
+            }
+        };
     let names = [follower.files.path.clone(), super::files::beside(&follower.files.path, "-wal")];
     let mut wakeup = Wakeup::new(start.signal, &names);
     follower.status.hints = wakeup.has_hints();
@@ -107,7 +108,8 @@ fn tell_failure(
 impl Follower {
     /// Ends the connections and keeps the way to the session.
     fn into_outbox(self) -> Outbox {
-        let Self { marks, files, outbox, .. } = self;
+        let Self { checkpointer, marks, files, outbox, .. } = self;
+        drop(checkpointer);
         drop(marks);
         drop(files);
         outbox
