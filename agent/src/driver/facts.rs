@@ -54,7 +54,7 @@ fn of_pair(pair: &Pair) -> PairStatus {
         io_backend: data.io_backend.clone(),
         events: pair.log.recent(),
         link: LinkStatus {
-            path: link.and_then(|l| l.path).map(|p| p.to_string()),
+            path: link.and_then(|l| l.path).map(|path| cable(path).to_owned()),
             compressing: link.is_some_and(|l| l.compressing),
             compression_reason: link.map_or_else(String::new, |l| l.compression.clone()),
             sent_bytes: link.map_or(0, |l| l.bytes_sent),
@@ -66,6 +66,14 @@ fn of_pair(pair: &Pair) -> PairStatus {
         question: machine.question,
         quarantined: lockstep_engine::copy::quarantine::list_blocking(&pair.state_dir)
             .map_or(0, |l| l.len() as u32),
+    }
+}
+
+/// The word in the JSON form.
+fn cable(path: lockstep_engine::link::Path) -> &'static str {
+    match path {
+        lockstep_engine::link::Path::Direct => "direct",
+        lockstep_engine::link::Path::Lan => "lan",
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Used by the connector. A peer that is away for a night is tried every second and logged once.
 
-use super::{connector::Path, error::LinkError};
+use super::{error::LinkError, socket::Path};
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},

@@ -13,7 +13,7 @@ use super::{
     error::LinkError,
     hello::{Greeting, greet},
     identity::{Fingerprint, Identity},
-    socket::{self, PathConfig},
+    socket::{self, Path, PathConfig},
     stats::LinkStats,
     tls::{HeartbeatKeys, Side, Tls},
 };
@@ -36,24 +36,6 @@ const STABLE: Duration = Duration::from_secs(1);
 
 /// Handshakes at once on one path. A peer needs one.
 const HANDSHAKES_MAX: usize = 8;
-
-/// Which cable a connection uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Path {
-    /// The cable between the two nodes.
-    Direct,
-    /// The network of the clients.
-    Lan,
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Direct => "direct link",
-            Self::Lan => "LAN",
-        })
-    }
-}
 
 /// What a link needs to know.
 #[derive(Debug, Clone)]

@@ -21,12 +21,12 @@ mod writer;
 
 pub use compression::{CompressionSetting, Reason, Samples, decide};
 pub use connection::{EpochCell, LinkTiming, Received, Receiver, Sender};
-pub use connector::{Established, Link, LinkConfig, Path};
+pub use connector::{Established, Link, LinkConfig};
 pub use error::LinkError;
 pub use hello::Greeting;
 pub use identity::{CERTIFICATE_FILE, Fingerprint, Identity, IdentityError, KEY_FILE};
 pub use pacing::{Pacer, RateMeter};
-pub use socket::PathConfig;
+pub use socket::{Path, PathConfig};
 pub use stats::{LinkSnapshot, LinkStats, RoundTrip};
 pub use tls::{HeartbeatKeys, Side};
 

@@ -1,16 +1,34 @@
-//! The TCP socket: where it is bound, and its options.
+//! The TCP socket: which cable, where it is bound, and its options.
 //!
 //! Used by the connector. Knows nothing of TLS or frames.
 
 use super::error::LinkError;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     sync::Arc,
     time::Duration,
 };
 use tokio::net::{TcpListener, TcpStream};
+
+/// Which cable a connection uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// The cable between the two nodes.
+    Direct,
+    /// The network of the clients.
+    Lan,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct link",
+            Self::Lan => "LAN",
+        })
+    }
+}
 
 /// One way to the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! Written by the connection's tasks and the connector, read by the agent. Shows; decides nothing.
 
-use super::{compression::Reason, connector::Path};
+use super::{compression::Reason, socket::Path};
 use std::{
     sync::{
         Mutex, PoisonError,
