@@ -5,10 +5,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lockstep::demo::Report;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Long enough for a loaded machine; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,17 +82,43 @@ fn processes(folder: &Path) -> usize {
     std::fs::read_dir("/proc").expect("/proc").flatten().filter(names_it).count()
 }
 
+/// Starts it in a process group of its own, as a shell does, and waits for a word of its story.
+fn until_it_says(folder: &Path, word: &str) -> Child {
+    let mut command = demo(folder, &[]);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the lockstep binary starts");
+    let out = child.stdout.take().expect("stdout is piped");
+    let mut lines = BufReader::new(out).lines();
+    assert!(lines.any(|line| line.expect("it speaks").contains(word)), "it never said {word:?}");
+    // What it goes on to say must not end it.
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+#[test]
+fn ctrl_c_takes_the_lab_down_whatever_is_going_on() {
+    for word in ["the first copy", "acknowledged", "POWER OFF"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut child = until_it_says(folder.path(), word);
+        let deadline = Instant::now() + PATIENCE;
+        while !folder.path().join("demo").exists() {
+            assert!(Instant::now() < deadline, "there is no lab");
+            std::thread::yield_now();
+        }
+        let group = Pid::from_child(&child);
+        kill_process_group(group, Signal::INT).expect("the group is ours");
+        let ended = child.wait().expect("it ends");
+        assert_eq!(ended.code(), Some(130), "interrupted after {word:?}");
+        assert!(!folder.path().join("demo").exists(), "the lab's folder stays after {word:?}");
+        assert_eq!(processes(folder.path()), 0, "processes stay after {word:?}");
+    }
+}
+
 #[test]
 fn a_killed_demonstration_takes_its_lab_with_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut child = demo(folder.path(), &[])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the lockstep binary starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-    let writes = |line: &String| line.contains("orders a second");
-    assert!(lines.any(|line| writes(&line.expect("it speaks"))), "a client writes");
+    let mut child = until_it_says(folder.path(), "orders a second");
     assert!(processes(folder.path()) > 3, "a supervisor and three machines");
     child.kill().expect("the demonstration is ours");
     child.wait().expect("it ends");

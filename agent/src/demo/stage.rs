@@ -46,6 +46,10 @@ const KEPT: &str = "the lab is still up. Look at it, break it, and end it:
   lockstep lab --name demo power-off a
   lockstep lab --name demo down";
 
+/// Held by the one verb that runs. After Ctrl-C it is never given back: what the story still wants
+/// waits for the end.
+static VERB: Mutex<()> = Mutex::new(());
+
 /// A lab that is up.
 pub(super) struct Stage {
     home: Home,
@@ -74,6 +78,7 @@ impl Stage {
 
     /// What the agents said last, for a demonstration that failed.
     pub(super) fn show_logs(&self) {
+        let _none = VERB.lock().unwrap_or_else(PoisonError::into_inner);
         for node in Node::ALL {
             let log = std::fs::read_to_string(self.home.agent_log(node)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -142,7 +147,7 @@ impl Drop for Stage {
     }
 }
 
-/// Ctrl-C ends the lab too: it runs on without the demonstration otherwise.
+/// Ctrl-C takes the lab down, after the verb that runs; a second one waits for nothing.
 fn down_when_interrupted() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -150,13 +155,21 @@ fn down_when_interrupted() -> anyhow::Result<()> {
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
     };
     thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        let mut signalled = || {
+            runtime.block_on(async {
+                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            });
+        };
+        signalled();
+        thread::spawn(|| {
+            let _verb = VERB.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("interrupted: taking the lab down");
+            if let Err(error) = carry_out(&["down"]) {
+                eprintln!("the lab stays: {error:#}");
+            }
+            std::process::exit(EXIT_INTERRUPTED);
         });
-        eprintln!("interrupted: taking the lab down");
-        if let Err(error) = run(&["down"]) {
-            eprintln!("the lab stays: {error:#}");
-        }
+        signalled();
         std::process::exit(EXIT_INTERRUPTED);
     });
     Ok(())
@@ -164,7 +177,8 @@ fn down_when_interrupted() -> anyhow::Result<()> {
 
 fn lab_command(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("own program")?);
-    command.args(["lab", "--name", LAB]).args(arguments).stdin(Stdio::null());
+    // In a group of its own Ctrl-C does not end it half way.
+    command.args(["lab", "--name", LAB]).args(arguments).stdin(Stdio::null()).process_group(0);
     // SAFETY: the closure makes one system call and touches no memory of the parent. Without it a
     // `lab up` that outlives the demonstration would take down the next one's lab.
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
@@ -172,6 +186,11 @@ fn lab_command(arguments: &[&str]) -> anyhow::Result<Command> {
 }
 
 fn run(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let _verb = VERB.lock().unwrap_or_else(PoisonError::into_inner);
+    carry_out(arguments)
+}
+
+fn carry_out(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let output =
         lab_command(arguments)?.stderr(Stdio::inherit()).output().context("starting `lockstep lab`")?;
     ensure!(output.status.success(), "`lockstep lab {}` failed ({})", arguments.join(" "), output.status);

@@ -179,22 +179,17 @@ fn watch_conflicts(config: &ProbeConfig, mut probe: VipProbe, heart: &Heart, on:
 }
 
 fn watch_carrier(config: &ProbeConfig, path: Path, mut watch: CarrierWatch) {
-    let mut known = None;
+    // An interface without carrier at the start is news; one with it is not.
+    let mut news = watch.up().is_ok_and(|up| !up).then_some(false);
     loop {
-        let up = match watch.changed(WATCH * 10) {
-            Ok(changed) => changed.or_else(|| known.is_none().then(|| watch.up().unwrap_or(false))),
-            Err(_) => {
-                std::thread::sleep(WATCH * 10);
-                continue;
-            }
-        };
-        if let Some(up) = up
-            && known != Some(up)
+        if let Some(up) = news
+            && !config.queue.event(Event::Carrier { path, up })
         {
-            known = Some(up);
-            if !config.queue.event(Event::Carrier { path, up }) {
-                return;
-            }
+            return;
         }
+        news = watch.changed(WATCH * 10).unwrap_or_else(|_| {
+            std::thread::sleep(WATCH * 10);
+            None
+        });
     }
 }
