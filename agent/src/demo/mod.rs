@@ -177,7 +177,7 @@ pub fn run_client(args: &ClientArgs) -> anyhow::Result<Exit> {
 /// Looks at a node's database and prints what it found.
 ///
 /// # Errors
-/// See [`verify::verify`].
+/// See `verify::verify`.
 pub fn run_verify(args: &VerifyArgs) -> anyhow::Result<Exit> {
     println!("{}", serde_json::to_string(&verify::verify(&args.database, &args.acknowledged)?)?);
     Ok(Exit::Done)

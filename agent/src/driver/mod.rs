@@ -1,6 +1,6 @@
 //! Runs the failover machine: events in, steps persisted, actions carried out.
 //!
-//! `heartbeat, probes, data path -> queue -> decide -> hands -> effects`. One [`pair::Pair`] per pair of
+//! `heartbeat, probes, data path -> queue -> decide -> hands -> effects`. One `pair::Pair` per pair of
 //! the configuration; the agent itself only starts them, answers its socket and ends.
 
 mod address;

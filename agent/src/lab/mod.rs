@@ -1,8 +1,8 @@
 //! `lockstep lab`: two nodes, a client and their cables on one machine.
 //!
 //! For trying Lockstep, for the demonstration and for the tests. Everything is made of namespaces:
-//! [`supervisor`] is PID 1 of a PID namespace and ends everything with itself, each machine is a
-//! PID namespace in that, so a power loss is one SIGKILL, and [`cables`] are veth pairs. As root
+//! `supervisor` is PID 1 of a PID namespace and ends everything with itself, each machine is a
+//! PID namespace in that, so a power loss is one SIGKILL, and `cables` are veth pairs. As root
 //! or in a user namespace of its own. It knows the agents only by their program and their status.
 
 mod cables;

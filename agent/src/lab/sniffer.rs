@@ -1,7 +1,7 @@
 //! Who sends from the virtual address, and when: the measure of "never two holders".
 //!
 //! [`dual_holder_ms`] is pure. The watching itself is a helper process of the supervisor
-//! ([`super::watch`]), which keeps only runs: how long one hardware address went on sending from
+//! (`watch`), which keeps only runs: how long one hardware address went on sending from
 //! one virtual address without another one coming between.
 
 use std::collections::BTreeSet;
