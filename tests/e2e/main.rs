@@ -2,6 +2,7 @@
 //!
 //! They need root or a user namespace; a test that needs more says so in its failure.
 
+mod data;
 mod demo;
 mod failover;
 #[path = "../harness/mod.rs"]
