@@ -59,12 +59,10 @@ fn what_an_old_active_wrote_alone_is_in_quarantine_counted_and_listed_when_it_is
     let mut pair = Pair::up(&[]);
     let old = database(&pair.lab, "a");
     pair.moves(|pair| {
-        pair.lab.ok(&["cut", "direct", "a"]);
-        pair.lab.ok(&["cut", "lan", "a"]);
+        pair.lab.ok(&["agent", "halt", "a"]);
         done(&sqlite(&pair.lab, "a", &old, "CREATE TABLE lonely(x); INSERT INTO lonely VALUES (1)"));
         pair.taken_over_by("b");
-        pair.lab.ok(&["mend", "direct", "a"]);
-        pair.lab.ok(&["mend", "lan", "a"]);
+        pair.lab.ok(&["agent", "start", "a"]);
         pair.in_sync_under("b");
     });
     assert_eq!(pair.status("a").expect("it answers").quarantined, 1);
