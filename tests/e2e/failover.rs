@@ -35,9 +35,12 @@ fn a_dead_standby_makes_the_active_solo_and_its_return_clears_that() {
     pair.lab.ok(&["power-off", "b"]);
     pair.logs("a", mark, "14");
     pair.logs("a", mark, "solo");
+    let alarmed = || !pair.status("a").is_some_and(|status| status.alarms.is_empty());
+    assert!(alarmed(), "the status names what is wrong: {:?}", pair.status("a"));
     pair.writes_go_on();
     pair.lab.ok(&["power-on", "b"]);
     pair.in_sync_under("a");
+    pair.until("the end of the alarm", || !alarmed());
     pair.end("a");
 }
 

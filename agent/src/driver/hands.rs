@@ -5,8 +5,12 @@ use super::application;
 use super::probing::Probes;
 use crate::events::{Event as LogEvent, EventLog, Severity};
 use crate::heartbeat::{Heart, HeartError};
+use lockstep_failover::table::{TABLE, Verdict};
 use lockstep_failover::{Action, Engine as EngineAction, action};
 use std::sync::{Arc, mpsc};
+
+/// The alarm that says what is wrong with the pair; it stands until both paths carry heartbeats again.
+const SITUATION: &str = "situation";
 
 /// Everything an action may touch.
 pub(super) struct Hands {
@@ -24,12 +28,10 @@ impl Hands {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Log { row, severity, sentence } => self.record(severity, row, &sentence),
-            Action::Alarm(sentence) => self.log.record(LogEvent::now(
-                Severity::Critical,
-                "alarm.raised",
-                sentence,
-                serde_json::Value::Null,
-            )),
+            // Its event was recorded as the decision it is about.
+            Action::Alarm(sentence) => {
+                self.log.stand(SITUATION, Severity::Critical, &sentence);
+            }
             Action::Question(question) => self.question(question.as_deref()),
             Action::SetHeartbeat(voice) => self.heart(self.heart.speak(voice)),
             Action::RenewAlone { probe_sent_at } => {
@@ -85,5 +87,14 @@ impl Hands {
             action::Severity::Critical => Severity::Critical,
         };
         self.log.record(LogEvent::now(severity, row, sentence, serde_json::Value::Null));
+        match TABLE.iter().find(|known| known.id == row).map(|known| known.verdict) {
+            Some(Verdict::Stay) if severity == Severity::Info => {
+                self.log.lift(SITUATION);
+            }
+            Some(_) if severity == Severity::Warning => {
+                self.log.stand(SITUATION, severity, sentence);
+            }
+            _ => {}
+        }
     }
 }

@@ -158,27 +158,36 @@ impl EventLog {
 
     /// Begins an alarm, or changes its sentence; one that stands already is not recorded again.
     pub fn raise(&self, key: &str, severity: Severity, sentence: &str) {
-        let event = Event::now(severity, "alarm.raised", sentence, serde_json::json!({ "alarm": key }));
-        {
-            let mut memory = self.memory();
-            let since = match memory.alarms.get(key) {
-                Some(alarm) if alarm.sentence == sentence && alarm.severity == severity => return,
-                Some(alarm) => alarm.since.clone(),
-                None => event.at.clone(),
-            };
-            let alarm = Alarm { key: key.to_owned(), severity, sentence: sentence.to_owned(), since };
-            memory.alarms.insert(key.to_owned(), alarm);
+        if self.stand(key, severity, sentence) {
+            let detail = serde_json::json!({ "alarm": key });
+            self.record(Event::now(severity, "alarm.raised", sentence, detail));
         }
-        self.record(event);
     }
 
     /// Ends an alarm; nothing happens if it does not stand.
     pub fn clear(&self, key: &str, sentence: &str) {
-        let stood = self.memory().alarms.remove(key).is_some();
-        if stood {
+        if self.lift(key) {
             let detail = serde_json::json!({ "alarm": key });
             self.record(Event::now(Severity::Info, "alarm.cleared", sentence, detail));
         }
+    }
+
+    /// Shows an alarm whose event is recorded elsewhere; true if it is new or has changed.
+    pub fn stand(&self, key: &str, severity: Severity, sentence: &str) -> bool {
+        let mut memory = self.memory();
+        let since = match memory.alarms.get(key) {
+            Some(alarm) if alarm.sentence == sentence && alarm.severity == severity => return false,
+            Some(alarm) => alarm.since.clone(),
+            None => Event::now(severity, "", "", serde_json::Value::Null).at,
+        };
+        let alarm = Alarm { key: key.to_owned(), severity, sentence: sentence.to_owned(), since };
+        memory.alarms.insert(key.to_owned(), alarm);
+        true
+    }
+
+    /// Shows an alarm no longer; true if it stood.
+    pub fn lift(&self, key: &str) -> bool {
+        self.memory().alarms.remove(key).is_some()
     }
 
     /// The alarms that stand, in order of their keys.
