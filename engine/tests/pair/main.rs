@@ -1,6 +1,7 @@
 //! The data path end to end: two engines over loopback, a writer in a process of its own.
 
 mod changes;
+mod full_disk;
 mod node;
 mod storm;
 mod writer;
