@@ -3,10 +3,12 @@
 //! `LOCKSTEP_BLESS=1 cargo test -p lockstep-failover --test page` writes both parts anew.
 
 use lockstep_failover::action::Severity;
-use lockstep_failover::{diagram, table};
+use lockstep_failover::{Profile, diagram, table};
+use std::time::Duration;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failover.md");
 const OPERATING: &str = include_str!("../../../docs/operating.md");
+const DEPLOY: &str = include_str!("../../../docs/deploy.md");
 
 fn with(page: &str, name: &str, content: &str) -> String {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
@@ -41,5 +43,19 @@ fn the_operating_page_says_what_resolves_each_alarm_question_and_hold() {
         if needs_somebody && !passing.contains(&row.id) {
             assert!(explained.contains(&row.id), "docs/operating.md lacks row {}: {}", row.id, row.sentence);
         }
+    }
+}
+
+#[test]
+fn the_deployment_page_shows_the_timing_of_each_profile() {
+    let text = |span: Duration| match span.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        _ => format!("{} s", span.as_secs_f64()),
+    };
+    for profile in Profile::ALL {
+        let timing = profile.timing();
+        let [period, dead, lease] = [timing.period, timing.dead_after, timing.lease].map(text);
+        let row = format!("| `{}` | {period} | {dead} | {lease} | ", profile.name());
+        assert!(DEPLOY.contains(&row), "docs/deploy.md lacks: {row}");
     }
 }
