@@ -5,10 +5,15 @@
 
 use std::time::Duration;
 
+use lockstep::config::Vip;
+use lockstep::effects::announce::Announcer;
+use lockstep::effects::guard::Guard;
+use lockstep::effects::vip::VipAddresses;
+use lockstep::lab::{LAN_INTERFACE, PAIR, VIP};
 use lockstep::status::PairState;
 use rustix::process::Signal;
 
-use crate::harness::Pair;
+use crate::harness::{Pair, arguments};
 
 #[test]
 fn the_standby_takes_over_a_dead_active_which_comes_back_as_standby() {
@@ -118,4 +123,273 @@ fn a_halted_agent_is_replaced() {
     });
     pair.lab.ok(&["agent", "start", "a"]);
     pair.end("b");
+}
+
+#[test]
+fn a_killed_or_halted_standby_comes_back_in_sync() {
+    let pair = Pair::up(&[]);
+    pair.lab.ok(&["agent", "kill", "b"]);
+    pair.writes_go_on();
+    pair.in_sync_under("a");
+    pair.lab.ok(&["agent", "halt", "b"]);
+    pair.until("solo", || pair.status("a").is_some_and(|a| a.solo));
+    pair.writes_go_on();
+    pair.lab.ok(&["agent", "start", "b"]);
+    pair.end("a");
+}
+
+#[test]
+fn agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
+    kill_at_random(6);
+}
+
+#[test]
+#[ignore = "minutes: LOCKSTEP_RUNS kills"]
+fn long_agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
+    let runs = std::env::var("LOCKSTEP_RUNS").ok().and_then(|runs| runs.parse().ok());
+    kill_at_random(runs.unwrap_or(200));
+}
+
+/// Alternating nodes, under load; whoever serves afterwards is right.
+fn kill_at_random(kills: u32) {
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    println!("seed {seed}");
+    let mut pair = Pair::up(&[]);
+    assert_eq!(pair.copies(), (1, 0), "the first copy is told");
+    for kill in 0..kills {
+        let node = if kill % 2 == 0 { "a" } else { "b" };
+        let moment = Duration::from_millis((seed >> (kill % 48)) % 500);
+        std::thread::sleep(moment);
+        pair.moves(|pair| {
+            pair.lab.ok(&["agent", "kill", node]);
+            pair.until("somebody serves in sync", || pair.is_in_sync("a") || pair.is_in_sync("b"));
+        });
+    }
+    pair.writes_go_on();
+    let (copies, resyncs) = pair.copies();
+    println!("{resyncs} resyncs by pages");
+    assert_eq!(copies, 1, "a full copy was made although the WAL held the gap");
+    let active = if pair.is_in_sync("a") { "a" } else { "b" };
+    pair.end(active);
+}
+
+#[test]
+fn one_cut_cable_never_moves_the_address() {
+    let pair = Pair::up(&[]);
+    for (cable, rows) in [("direct", ["2a", "2b"]), ("lan", ["4a", "4b"])] {
+        for node in ["a", "b"] {
+            for way in [&[][..], &["--one-way", "in"], &["--one-way", "out"]] {
+                let marks = [pair.mark("a"), pair.mark("b")];
+                pair.lab.ok(&[&["cut", cable, node], way].concat());
+                if way.is_empty() {
+                    pair.logs("a", marks[0], rows[0]);
+                    pair.logs("b", marks[1], rows[1]);
+                }
+                pair.never("the address moved", Duration::from_millis(700), || {
+                    !pair.is("a", PairState::Active)
+                });
+                pair.lab.ok(&[&["mend", cable, node], way].concat());
+                pair.in_sync_under("a");
+                pair.writes_go_on();
+            }
+        }
+    }
+    pair.end("a");
+}
+
+#[test]
+fn an_active_that_hears_nobody_serves_alone_and_the_standby_never_moves() {
+    let pair = Pair::up(&[]);
+    // S is mute: it hears the active, and is told that it is outdated.
+    let marks = [pair.mark("a"), pair.mark("b")];
+    both(&pair, "cut", "b", &["--one-way", "out"]);
+    pair.logs("b", marks[1], "7");
+    pair.logs("a", marks[0], "14");
+    pair.logs("a", marks[0], "solo");
+    pair.logs("b", marks[1], "outdated");
+    pair.writes_go_on();
+    both(&pair, "mend", "b", &[]);
+    pair.in_sync_under("a");
+
+    // S is cut off.
+    let marks = [pair.mark("a"), pair.mark("b")];
+    both(&pair, "cut", "b", &[]);
+    pair.logs("b", marks[1], "9");
+    pair.logs("a", marks[0], "solo");
+    pair.writes_go_on();
+    both(&pair, "mend", "b", &[]);
+    pair.end("a");
+}
+
+#[test]
+fn a_deaf_standby_ends_the_lease_and_nobody_serves_until_it_hears_again() {
+    let mut pair = Pair::up(&[]);
+    let mark = pair.mark("a");
+    pair.moves(|pair| {
+        both(pair, "cut", "b", &["--one-way", "in"]);
+        pair.logs("a", mark, "lapsed");
+        pair.never("the deaf standby serves", Duration::from_secs(1), || pair.is("b", PairState::Active));
+        both(pair, "mend", "b", &[]);
+        pair.in_sync_under("a");
+    });
+    pair.end("a");
+}
+
+#[test]
+fn an_active_that_is_mute_or_cut_off_is_replaced() {
+    let mut pair = Pair::up(&[]);
+    for (active, standby, way) in [("a", "b", &["--one-way", "out"][..]), ("b", "a", &[][..])] {
+        let marks = [pair.mark(active), pair.mark(standby)];
+        pair.moves(|pair| {
+            both(pair, "cut", active, way);
+            pair.logs(active, marks[0], "lapsed");
+            pair.logs(standby, marks[1], "10b");
+            pair.logs(standby, marks[1], "claim");
+            pair.taken_over_by(standby);
+            both(pair, "mend", active, &[]);
+            pair.in_sync_under(standby);
+        });
+    }
+    pair.end("a");
+}
+
+fn both(pair: &Pair, verb: &str, node: &str, way: &[&str]) {
+    for cable in ["direct", "lan"] {
+        pair.lab.ok(&[&[verb, cable, node], way].concat());
+    }
+}
+
+#[test]
+fn a_flushed_ruleset_is_noticed_and_the_address_is_guarded_again() {
+    let mut pair = Pair::up(&[]);
+    let mark = pair.mark("a");
+    pair.moves(|pair| {
+        flush_guard(pair, "a");
+        // Whoever looks first: the heartbeat thread renewing the lease, or the address's own watch.
+        pair.until("the guard is missed", || {
+            let events = pair.events("a", mark);
+            let opened = events.iter().any(|event| event.kind == "open");
+            let lapsed = events.iter().any(|event| event.sentence.contains("flushed the nftables"));
+            events.iter().any(|event| event.kind == "guard.mended") || (lapsed && opened)
+        });
+        pair.in_sync_under("a");
+        pair.writes_go_on();
+    });
+    pair.end("a");
+}
+
+#[test]
+fn an_unguarded_address_of_a_hung_agent_is_never_taken_over() {
+    let mut pair = Pair::up(&[]);
+    let mark = pair.mark("b");
+    pair.moves(|pair| {
+        pair.signal_agent("a", Signal::STOP);
+        flush_guard(pair, "a");
+        pair.logs("b", mark, "cancel");
+        pair.never("b takes over what still answers", Duration::from_secs(1), || {
+            pair.is("b", PairState::Active)
+        });
+        pair.signal_agent("a", Signal::CONT);
+        pair.in_sync_under("a");
+    });
+    pair.end("a");
+}
+
+/// What `nft flush ruleset` does to the guard.
+fn flush_guard(pair: &Pair, node: &str) {
+    let flushed = pair.lab.inside(node, "failover::inside_flush", &[]).output().expect("exec starts");
+    assert!(flushed.status.success(), "{}", String::from_utf8_lossy(&flushed.stdout));
+}
+
+#[test]
+#[ignore = "runs on a lab machine, started by other tests"]
+fn inside_flush() {
+    if arguments().is_some() {
+        let pair = PAIR.parse().expect("a pair id");
+        let guard = Guard::install(&pair, &[VIP.into()]).expect("CAP_NET_ADMIN and nf_tables");
+        guard.remove().expect("the tables go");
+    }
+}
+
+#[test]
+fn a_foreign_holder_is_alarmed_and_never_fought_by_a_takeover() {
+    let mut pair = Pair::up(&[]);
+    // From here on the client itself sends from the address.
+    pair.assert_one_holder();
+    let mark = pair.mark("a");
+    foreign(&pair, "claim");
+    let event = pair.logs("a", mark, "13a");
+    assert_eq!(event.severity, "critical");
+    foreign(&pair, "leave");
+    pair.until("the row is left", || pair.events("a", event.id).iter().any(|event| event.kind == "1a"));
+    pair.in_sync_under("a");
+    pair.writes_go_on();
+
+    let mark = pair.mark("b");
+    foreign(&pair, "claim");
+    pair.lab.ok(&["power-off", "a"]);
+    let refusal = pair.logs("b", mark, "cancel");
+    assert!(refusal.sentence.contains("somebody answers for the VIP"), "{refusal:?}");
+    pair.never("b takes over", Duration::from_secs(1), || pair.is("b", PairState::Active));
+    foreign(&pair, "leave");
+    pair.lab.ok(&["power-on", "a"]);
+    pair.until("somebody serves in sync", || pair.is_in_sync("a") || pair.is_in_sync("b"));
+    let active = if pair.is_in_sync("a") { "a" } else { "b" };
+    pair.end(active);
+}
+
+/// The client's machine takes the address as its own and says so, or lets it go.
+fn foreign(pair: &Pair, what: &str) {
+    let done = pair.lab.inside("c", "failover::inside_foreign", &[what]).output().expect("exec starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+#[test]
+#[ignore = "runs on a lab machine, started by other tests"]
+fn inside_foreign() {
+    let Some(arguments) = arguments() else { return };
+    let vip = Vip { address: VIP.into(), prefix: 32 };
+    let mut addresses = VipAddresses::open().expect("netlink");
+    if arguments[0] == "leave" {
+        return addresses.delete(LAN_INTERFACE, vip).expect("it goes");
+    }
+    addresses.add(LAN_INTERFACE, vip, 120).expect("CAP_NET_ADMIN");
+    let mut announcer = Announcer::open(LAN_INTERFACE, &[vip.address]).expect("CAP_NET_RAW");
+    announcer.announce_now(u64::MAX).expect("it announces");
+}
+
+#[test]
+fn what_an_operator_may_not_do_is_refused_in_one_sentence() {
+    let mut pair = Pair::up(&[]);
+    let refused = |pair: &Pair, node: &str, verb: &[&str], why: &str| {
+        let output = pair.verb(node, verb);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{node} {verb:?}: {said}");
+        assert!(said.contains(why), "{node} {verb:?}: {said}");
+    };
+    refused(&pair, "a", &["failback"], "primary");
+    refused(&pair, "a", &["failover"], "already active");
+    refused(&pair, "b", &["failover", "--accept-loss"], "heard");
+    pair.moves(|pair| {
+        let done = pair.verb("a", &["switchover"]);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        pair.taken_over_by("b");
+    });
+    pair.in_sync_under("b");
+
+    // The grant ends while the standby stands still: what was acknowledged since is unknown.
+    let mark = pair.mark("a");
+    pair.moves(|pair| {
+        pair.lab.ok(&["freeze", "a"]);
+        pair.until("solo", || pair.status("b").is_some_and(|b| b.solo));
+        pair.lab.ok(&["power-off", "b"]);
+        pair.lab.ok(&["thaw", "a"]);
+        pair.logs("a", mark, "11");
+        refused(pair, "a", &["switchover"], "");
+        refused(pair, "a", &["failover"], "--accept-loss");
+        let done = pair.verb("a", &["failover", "--accept-loss"]);
+        assert_eq!(done.status.code(), Some(4), "done, but not in sync: {done:?}");
+        pair.taken_over_by("a");
+    });
+    pair.assert_one_holder();
 }

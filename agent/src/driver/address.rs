@@ -156,6 +156,9 @@ impl Address {
                         return self.failed(&error);
                     }
                 }
+                if let Err(error) = self.addresses.drop_waiting(&self.config.interface) {
+                    self.config.queue.note(false, "vip", error.to_string());
+                }
                 self.config.queue.event(Event::LeaseElementDeleted);
             }
             Task::Delete => {

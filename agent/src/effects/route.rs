@@ -11,7 +11,9 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{NLMSG_HEADER_BYTES, Netlink};
@@ -83,6 +85,29 @@ impl Route {
                 && entry.attributes.contains(&NeighbourAttribute::Destination(address.clone()));
             is_it.then(|| hardware_address(entry)).flatten()
         }))
+    }
+
+    /// Drops the packets that wait on the interface `name` for a neighbour's hardware address, and
+    /// says for how many neighbours: while a cable is cut they queue *behind* nftables, and would be
+    /// sent when it is mended, whatever the guard says by then.
+    pub(crate) fn drop_unresolved(&mut self, name: &str) -> io::Result<usize> {
+        let ifindex = self.link(name)?.index;
+        let mut dropped = 0;
+        for answer in
+            self.request(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), NLM_F_DUMP)?
+        {
+            let RouteNetlinkMessage::NewNeighbour(mut entry) = answer else { continue };
+            if entry.header.ifindex != ifindex || entry.header.state != NeighbourState::Incomplete {
+                continue;
+            }
+            entry.attributes.retain(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)));
+            match self.request(RouteNetlinkMessage::DelNeighbour(entry), 0) {
+                // It was resolved or given up in between.
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => dropped += 1,
+            }
+        }
+        Ok(dropped)
     }
 }
 

@@ -130,6 +130,17 @@ impl VipAddresses {
         }
     }
 
+    /// Drops what waits on `interface` for a neighbour's hardware address, and says for how many
+    /// neighbours: it has passed the guard already. Call it once the guard is shut.
+    ///
+    /// # Errors
+    /// No such interface, no CAP_NET_ADMIN.
+    pub fn drop_waiting(&mut self, interface: &str) -> Result<usize, VipError> {
+        self.route
+            .drop_unresolved(interface)
+            .map_err(|source| VipError::Read { interface: interface.to_owned(), source })
+    }
+
     /// The address as it is on `interface`, if it is.
     ///
     /// # Errors
@@ -222,7 +233,7 @@ fn address_message(index: u32, vip: Vip, valid_s: u32) -> AddressMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effects::testnet::Namespace;
+    use crate::effects::testnet::{Namespace, add_address};
 
     fn vip(text: &str) -> Vip {
         let (address, prefix) = text.split_once('/').expect("an address with its prefix");
@@ -266,6 +277,28 @@ mod tests {
                 assert_eq!(found.vip, vip(text));
             }
         });
+    }
+
+    #[test]
+    fn what_waits_for_a_neighbour_is_dropped_and_never_sent() {
+        let (node, peer) = Namespace::two();
+        let absent = "10.0.0.77:9";
+        let (mut addresses, socket) = node.run(|| {
+            let socket = std::net::UdpSocket::bind("10.0.0.1:0").expect("a socket");
+            socket.send_to(b"late", absent).expect("it is queued: nobody answers for the address yet");
+            (VipAddresses::open().expect("netlink"), socket)
+        });
+        assert_eq!(addresses.drop_waiting("eth0").expect("drops"), 1);
+        assert_eq!(addresses.drop_waiting("eth0").expect("drops"), 0);
+        // The neighbour comes: the next packet reaches it, the queued one does not.
+        let ear = peer.run(|| {
+            add_address("eth0", IpAddr::from([10, 0, 0, 77]), 24);
+            std::net::UdpSocket::bind(absent).expect("a socket")
+        });
+        socket.send_to(b"new", absent).expect("sends");
+        let mut buffer = [0; 8];
+        let length = ear.recv(&mut buffer).expect("receives");
+        assert_eq!(&buffer[..length], b"new");
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! Path: [`TargetProbe::round`] -> evidence for rule R2 and the decision table. ARP and
 //! neighbour discovery through the VIP's interface, because a firewall or a full routing table
 //! does not answer for them. An answer carries no number, so it counts for the *oldest*
-//! question that is still open: late answers never make evidence newer than it is. What a
-//! majority permits is not decided here.
+//! question that is still open: late answers never make evidence newer than it is. A question whose
+//! target answered something later and then kept quiet until the next round was lost: were it kept,
+//! each lost question would make all later evidence older by a period, for ever. What a majority
+//! permits is not decided here.
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,6 +49,8 @@ impl Round {
 struct Target {
     address: IpAddr,
     open: VecDeque<u64>,
+    /// It answered in the last round, and nothing came from it afterwards.
+    answered: bool,
 }
 
 /// Probes one list of targets through one interface.
@@ -64,7 +68,8 @@ impl TargetProbe {
     /// CAP_NET_RAW is missing.
     pub fn open(interface: &str, own: Option<IpAddr>, targets: &[IpAddr]) -> io::Result<Self> {
         let open = VecDeque::with_capacity(OPEN_MAX);
-        let targets = targets.iter().map(|&address| Target { address, open: open.clone() }).collect();
+        let target = |&address| Target { address, open: open.clone(), answered: false };
+        let targets = targets.iter().map(target).collect();
         Ok(Self { neighbours: Neighbours::open(interface)?, own, targets })
     }
 
@@ -76,10 +81,13 @@ impl TargetProbe {
         let link = self.neighbours.link()?;
         // Answers that came since the last round close their questions, and are not of this one.
         while let Some(claim) = self.neighbours.next_claim(0)? {
-            self.close_question(claim.address);
+            self.close_question(claim.address, false);
         }
         let sent_us = boottime_us();
         for target in &mut self.targets {
+            if std::mem::take(&mut target.answered) {
+                target.open.clear();
+            }
             while target.open.front().is_some_and(|&sent| sent + FORGET_US < sent_us) {
                 target.open.pop_front();
             }
@@ -95,7 +103,7 @@ impl TargetProbe {
             if claim.mac == link.mac {
                 continue;
             }
-            let Some(question_us) = self.close_question(claim.address) else { continue };
+            let Some(question_us) = self.close_question(claim.address, true) else { continue };
             match answered.iter_mut().find(|(address, _)| *address == claim.address) {
                 Some((_, newest)) => *newest = question_us,
                 None => answered.push((claim.address, question_us)),
@@ -104,8 +112,10 @@ impl TargetProbe {
         Ok(Round { sent_us, answered, targets: self.targets.len() })
     }
 
-    fn close_question(&mut self, address: IpAddr) -> Option<u64> {
-        self.targets.iter_mut().find(|target| target.address == address)?.open.pop_front()
+    fn close_question(&mut self, address: IpAddr, in_time: bool) -> Option<u64> {
+        let target = self.targets.iter_mut().find(|target| target.address == address)?;
+        target.answered = in_time;
+        target.open.pop_front()
     }
 }
 
@@ -160,6 +170,20 @@ mod tests {
             let round = probe.round(Duration::from_secs(1)).expect("asks");
             assert_eq!(round.majority_sent_us(), Some(earlier));
             assert!(round.sent_us > earlier);
+        });
+    }
+
+    #[test]
+    fn a_lost_question_does_not_make_later_evidence_old() {
+        let (node, _peer) = Namespace::two();
+        node.run(|| {
+            let mut probe = TargetProbe::open("eth0", None, &list(&["10.0.0.2"])).expect("CAP_NET_RAW");
+            for _ in 0..3 {
+                probe.targets[0].open.push_back(boottime_us() - 300_000);
+            }
+            probe.round(Duration::from_secs(1)).expect("asks");
+            let round = probe.round(Duration::from_secs(1)).expect("asks");
+            assert_eq!(round.majority_sent_us(), Some(round.sent_us));
         });
     }
 

@@ -290,7 +290,16 @@ impl Standby {
                     database.alarm = None;
                 }
             }
-            StandbyNote::Copy(progress) => database.copy = progress,
+            StandbyNote::Copy(progress) => {
+                let before = database.copy.take().map(|copy| copy.started);
+                database.copy = progress;
+                if let Some(copy) = progress.filter(|copy| Some(copy.started) != before) {
+                    let what = if copy.resync { "a resync by pages" } else { "a full copy" };
+                    let name = &database.config.name;
+                    let sentence = format!("database {name}: {what} begins, {} pages", copy.pages_total);
+                    self.inputs.notice(false, sentence);
+                }
+            }
             StandbyNote::Quarantined(directory) => {
                 let name = database.config.name.clone();
                 self.inputs.event(super::EngineEvent::Quarantined { database: name, directory });
