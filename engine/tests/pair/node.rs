@@ -213,13 +213,31 @@ impl Node {
         tokio::time::timeout(LIMIT, done).await.expect("a drain ends").expect("the standby stays");
     }
 
+    /// Waits beside this node's other business.
+    pub(crate) fn waiter(&self) -> Waiter {
+        Waiter { engine: self.engine.clone() }
+    }
+
+    pub(crate) async fn wait(&self, mode: CommitMode) -> Result<Acknowledged, String> {
+        self.waiter().wait(mode).await
+    }
+}
+
+/// Waits for commits.
+pub(crate) struct Waiter {
+    engine: Engine,
+}
+
+impl Waiter {
     pub(crate) async fn wait(&self, mode: CommitMode) -> Result<Acknowledged, String> {
         let (reply, answer) = oneshot::channel();
         self.engine.command(Command::Wait { database: main_db(), mode, reply }).await;
         let answer = tokio::time::timeout(LIMIT, answer).await;
         answer.unwrap_or_else(|_| panic!("no answer: {:?}", self.engine.status())).expect("the thread lives")
     }
+}
 
+impl Node {
     pub(crate) async fn stop(&self) {
         let (reply, done) = oneshot::channel();
         self.engine.command(Command::Stop(reply)).await;
