@@ -38,6 +38,14 @@ impl Mirror {
         Ok(read_state(disk, config).await?.is_some_and(|saved| saved.mirrors))
     }
 
+    /// Is it a complete mirror by its state on disk, so that an operator may let it serve?
+    ///
+    /// # Errors
+    /// As [`Mirror::is_mirror_on_disk`].
+    pub async fn is_complete_on_disk(disk: &Backend, config: &MirrorConfig) -> Result<bool, MirrorError> {
+        Ok(read_state(disk, config).await?.is_some_and(|saved| saved.mirrors && saved.complete))
+    }
+
     /// Takes a database over as a mirror: locks it against every other opener and finds its position.
     /// Database and WAL are made when there are none.
     ///

@@ -91,6 +91,18 @@ pub(super) fn mirror_config(config: &EngineConfig, database: &DatabaseConfig) ->
     MirrorConfig::new(&database.path, config.state_dir.join("mirror").join(database.name.as_str()))
 }
 
+/// Is every database a complete mirror by its state on disk? A damaged state says no here, and why when
+/// the mirror is opened.
+pub(super) async fn is_complete_on_disk(backend: &Backend, config: &EngineConfig) -> bool {
+    for database in &config.databases {
+        let mirror = mirror_config(config, database);
+        if !Mirror::is_complete_on_disk(backend, &mirror).await.unwrap_or(false) {
+            return false;
+        }
+    }
+    true
+}
+
 /// The databases of a node that becomes active by its own data: what is still a mirror by its state on
 /// disk is opened first; what this node wrote itself may be in use by its application, and is left alone.
 pub(super) async fn open_own(

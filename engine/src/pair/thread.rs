@@ -148,6 +148,9 @@ async fn run(
 ) -> Result<(), String> {
     let (queue, mut input_queue) = mpsc::unbounded_channel();
     let inputs = Inputs { queue, events };
+    // Known from the start: a standby that finds nobody may be told by its operator to serve.
+    let complete = super::standby::is_complete_on_disk(&backend, &config).await;
+    inputs.event(EngineEvent::CopyComplete(complete));
     let epoch = EpochCell::new(Epoch::NONE);
     let link = Link::new(config.link.clone(), &config.identity, epoch.clone()).map_err(|e| e.to_string())?;
     let stats = link.stats();
