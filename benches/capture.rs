@@ -25,7 +25,7 @@ fn main() {
     announce("capture");
     let seconds = setting("LOCKSTEP_SECONDS", 5);
     for rate_per_s in [1_000, 0] {
-        let work = Work { seconds, rate_per_s, rows: 1, row_bytes: 1_000 };
+        let work = Work { seconds, rate_per_s, rows: 1, row_bytes: 1_000, say_commits: false };
         for (follow, busy_disk) in [(false, false), (true, false), (false, true), (true, true)] {
             scenario(work, follow, busy_disk);
         }

@@ -6,7 +6,7 @@
 use crate::Times;
 use rusqlite::Connection;
 use serde_json::Value;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub struct Work {
     pub rows: u64,
     /// Bytes per row.
     pub row_bytes: u64,
+    /// Say each commit, for [`Writer::each_commit`].
+    pub say_commits: bool,
 }
 
 /// A running writer.
@@ -34,10 +36,10 @@ pub struct Writer(Child);
 impl Writer {
     /// Starts it on a database made by [`create`].
     pub fn start(database: &Path, work: Work) -> Self {
-        let Work { seconds, rate_per_s, rows, row_bytes } = work;
+        let Work { seconds, rate_per_s, rows, row_bytes, say_commits } = work;
         let child = Command::new(std::env::current_exe().expect("this program has a path"))
             .env(DATABASE, database)
-            .env(WORK, format!("{seconds} {rate_per_s} {rows} {row_bytes}"))
+            .env(WORK, format!("{seconds} {rate_per_s} {rows} {row_bytes} {}", u8::from(say_commits)))
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program can be started again");
@@ -45,12 +47,23 @@ impl Writer {
     }
 
     /// Waits for its end; what its commits took, and how many bytes of rows it wrote per second.
-    pub fn finish(mut self) -> Value {
-        let mut said = String::new();
-        let mut output = self.0.stdout.take().expect("it is piped");
-        output.read_to_string(&mut said).expect("the writer's words are text");
-        assert!(self.0.wait().expect("it is our child").success(), "the writer failed: {said}");
-        serde_json::from_str(&said).expect("the writer ends with its figures")
+    pub fn finish(self) -> Value {
+        self.each_commit(|_| ())
+    }
+
+    /// The same, and tells when each commit had returned in the writer.
+    pub fn each_commit(mut self, mut committed: impl FnMut(Instant)) -> Value {
+        let output = BufReader::new(self.0.stdout.take().expect("it is piped"));
+        let mut last = String::new();
+        for line in output.lines() {
+            last = line.expect("the writer's words are text");
+            if let Some(moment) = last.strip_prefix("commit ") {
+                let ago = now_ns().saturating_sub(moment.parse().expect("a moment"));
+                committed(Instant::now() - Duration::from_nanos(ago));
+            }
+        }
+        assert!(self.0.wait().expect("it is our child").success(), "the writer failed: {last}");
+        serde_json::from_str(&last).expect("the writer ends with its figures")
     }
 }
 
@@ -76,6 +89,9 @@ pub fn fill(database: &Path, bytes: u64) {
         .expect("rows are put in");
     let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
     connection.query_row(truncate, [], |_| Ok(())).expect("the WAL is emptied");
+    drop(connection);
+    // Or the kernel writes it back while something else is measured.
+    std::fs::File::open(database).and_then(|file| file.sync_all()).expect("it is written to disk");
 }
 
 /// Changes about one of `of` pages that [`fill`] made.
@@ -88,10 +104,16 @@ pub fn touch(database: &Path, of: u64) {
 pub fn serve() {
     let (Some(database), Ok(work)) = (std::env::var_os(DATABASE), std::env::var(WORK)) else { return };
     let numbers: Vec<u64> = work.split(' ').map(|n| n.parse().expect("numbers")).collect();
-    let [seconds, rate_per_s, rows, row_bytes] = numbers[..] else { panic!("four numbers") };
-    let work = Work { seconds, rate_per_s, rows, row_bytes };
+    let [seconds, rate_per_s, rows, row_bytes, say] = numbers[..] else { panic!("five numbers") };
+    let work = Work { seconds, rate_per_s, rows, row_bytes, say_commits: say == 1 };
     println!("{}", write(&open(Path::new(&database)), work));
     std::process::exit(0);
+}
+
+/// `CLOCK_MONOTONIC`, which all processes share.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 fn open(database: &Path) -> Connection {
@@ -114,6 +136,9 @@ fn write(connection: &Connection, work: Work) -> Value {
         let commit = Instant::now();
         insert.execute([work.rows as i64, work.row_bytes as i64]).expect("rows are committed");
         times.add(commit.elapsed());
+        if work.say_commits {
+            println!("commit {}", now_ns());
+        }
         commits += 1;
         if work.rate_per_s > 0 {
             let due = Duration::from_secs_f64(commits as f64 / work.rate_per_s as f64);
