@@ -7,20 +7,31 @@
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
 
-/// A machine that still makes new processes after so many rounds is a fork bomb.
-const ROUNDS_MAX: u32 = 100;
+/// A stop takes effect when its process is scheduled or its disk has answered, which on a loaded
+/// machine may be a while; one that makes new processes for longer than this is a fork bomb.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Between two rounds, so that those who are to stop get the processor.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Stops every process of the machine whose first process this is.
 pub(super) fn freeze(machine: Pid) -> Result<()> {
-    for _ in 0..ROUNDS_MAX {
+    let deadline = Instant::now() + LIMIT;
+    loop {
         let moving: Vec<Pid> = processes(machine)?.into_iter().filter(|pid| !stands_still(*pid)).collect();
         if moving.is_empty() {
             return Ok(());
         }
+        if Instant::now() >= deadline {
+            bail!(
+                "after {} s of SIGSTOP these processes of the machine do not stand still: {moving:?}",
+                LIMIT.as_secs()
+            );
+        }
         signal(&moving, Signal::STOP)?;
+        std::thread::sleep(PAUSE);
     }
-    bail!("the machine's processes do not stand still after {ROUNDS_MAX} rounds of SIGSTOP")
 }
 
 /// Lets them go on.
