@@ -160,7 +160,7 @@ fn a_killed_or_halted_standby_comes_back_in_sync() {
 
 #[test]
 fn agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
-    kill_at_random(6);
+    kill_at_random(4);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn one_cut_cable_never_moves_the_address() {
                     pair.logs("a", marks[0], rows[0]);
                     pair.logs("b", marks[1], rows[1]);
                 }
-                pair.never("the address moved", Duration::from_millis(500), || {
+                pair.never("the address moved", Duration::from_millis(250), || {
                     pair.is("b", PairState::Active)
                 });
                 pair.lab.ok(&[&["mend", cable, node], way].concat());
