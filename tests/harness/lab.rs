@@ -26,9 +26,9 @@ impl Lab {
         lab
     }
 
-    /// Starts it; panics with what it said when it cannot.
+    /// Starts it; panics with what it said when it cannot. It ends with this program, also when that is killed.
     pub(crate) fn up(self, options: &[&str]) -> Self {
-        self.ok(&[&["up"], options].concat());
+        self.ok(&[&["up", "--end-with-caller"], options].concat());
         self
     }
 
