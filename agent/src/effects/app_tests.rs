@@ -196,7 +196,7 @@ fn a_program_that_does_not_exist_is_named() {
 /// A systemctl that keeps the state of its only unit in a file.
 fn install_systemctl(place: &Place) {
     use std::os::unix::fs::PermissionsExt;
-    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$@\" >> calls\n\
+    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\" || exit 1\necho \"$@\" >> calls\n\
                   case $1 in start) echo active > state;; stop) echo inactive > state;; show) cat state;; esac\n";
     let path = place.dir.path().join("systemctl");
     std::fs::write(&path, script).expect("writes");
