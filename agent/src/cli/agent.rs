@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::config::{Config, Paths};
 use clap::Args;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Run this node.
 #[derive(Debug, Args)]
@@ -18,9 +18,10 @@ pub(super) struct AgentArgs {
 }
 
 pub(super) fn run(args: &AgentArgs, paths: &Paths) -> anyhow::Result<Exit> {
-    let filter = EnvFilter::try_new(&args.log)?;
+    let filter: Targets = args.log.parse()?;
     // To standard error: the service manager keeps it, and a person at a terminal reads it.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     let config = Config::load(&paths.config)?;
     crate::driver::run(config, paths)?;
     Ok(Exit::Done)
