@@ -172,9 +172,10 @@ impl Applications {
             app.failures = 0;
             app.healthy = None;
             app.asked = None;
+            // One that was just dying counts as running at first. Like any other that does not run it is
+            // found by its check and started again, within the same limit.
             if let Err(error) = app.application.start(&environment, end_us) {
-                self.queue.event(Event::AppFailed(error.to_string()));
-                return;
+                self.queue.note(true, "app.start", error.to_string());
             }
         }
         self.wanted = true;
