@@ -117,15 +117,12 @@ fn database(
             same.then(|| u64::from(d.position.frame.0.saturating_sub(d.durable.frame.0)))
         }),
         wal_bytes: found.map_or(0, |d| d.wal_bytes),
-        copy: found.and_then(|d| d.copy).map(|copy| {
-            let share = f64::from(copy.pages_done) / f64::from(copy.pages_total.max(1));
-            CopyStatus {
-                resync: copy.resync,
-                done_bytes: u64::from(copy.pages_done) * u64::from(copy.page_size),
-                total_bytes: u64::from(copy.pages_total) * u64::from(copy.page_size),
-                rate_bytes_per_s: (copy.pages_per_s() * f64::from(copy.page_size)) as u64,
-                remaining_s: copy.remaining_s().filter(|_| share > 0.0).map(|s| s.ceil() as u64),
-            }
+        copy: found.and_then(|d| d.copy).map(|copy| CopyStatus {
+            resync: copy.resync,
+            done_bytes: u64::from(copy.pages_done) * u64::from(copy.page_size),
+            total_bytes: u64::from(copy.pages_total) * u64::from(copy.page_size),
+            rate_bytes_per_s: (copy.pages_per_s() * f64::from(copy.page_size)) as u64,
+            remaining_s: copy.remaining_s().map(|s| s.ceil() as u64),
         }),
         fault: found.and_then(|d| match &d.state {
             DatabaseState::Refused(sentence) => Some(sentence.clone()),
