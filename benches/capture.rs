@@ -82,6 +82,7 @@ impl Follower {
             wal_retain_max_bytes: 1 << 30,
             poll_ms: 5,
             continues: None,
+            pokes: None,
         };
         let capture = Arc::new(Capture::start(config, events).expect("the database can be followed"));
         std::thread::spawn(move || while taken.blocking_recv().is_some() {});

@@ -65,6 +65,7 @@ pub fn pair(directory: &Path, interface: &str, addresses: [IpAddr; 2]) -> [Engin
             },
             identity: Arc::clone(&identities[own]),
             commit_mode: CommitMode::Durable,
+            boards: None,
             storage: BackendChoice::Best,
             may_release: Arc::new(|| true),
         }

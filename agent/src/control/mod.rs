@@ -15,7 +15,7 @@ pub use protocol::{
     Answer, Done, Failure, FailureCode, MAX_WAIT_MS, Operation, OperationKind, Request, SnapshotRequest,
     WaitRequest,
 };
-pub use server::{BindError, bind, serve};
+pub use server::{BindError, bind, group, serve};
 
 use crate::{events::Event, status::Status};
 use lockstep_client::Acknowledged;

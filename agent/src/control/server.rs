@@ -72,13 +72,18 @@ pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
     }
     let listener = UnixListener::bind(&fresh).map_err(failed)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    if let Some(gid) = group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), GROUP)
+    if let Some(gid) = group()
         && let Err(error) = std::os::unix::fs::chown(&fresh, None, Some(gid))
     {
         tracing::warn!(%error, "the socket stays in the agent's own group");
     }
     fs::rename(&fresh, path).map_err(failed)?;
     Ok(listener)
+}
+
+/// The id of the group whose members may wait for commits and look, where it exists.
+pub fn group() -> Option<u32> {
+    group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), GROUP)
 }
 
 /// The id of a group in the text of /etc/group.

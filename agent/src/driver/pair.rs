@@ -14,7 +14,7 @@ use anyhow::Context;
 use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
-use lockstep_engine::pair::{DatabaseConfig, Engine, EngineConfig};
+use lockstep_engine::pair::{BoardConfig, DatabaseConfig, Engine, EngineConfig};
 use lockstep_engine::storage::BackendChoice;
 use lockstep_failover::{self as failover, Event, FailoverType, Machine, PairState, Profile, Status};
 use lockstep_wire::SessionId;
@@ -73,8 +73,7 @@ impl Pair {
         let heart = Heart::start(&settings, Box::new(guard), Box::new(move |event| sink.try_event(event)))?;
         tracing::info!("heartbeat thread: {}", heart.privileges());
         let (gauges, heart) = (heart.gauges().clone(), Arc::new(heart));
-        let (engine, engine_events) =
-            start_engine(config, pair, &state_dir, identity.clone(), session, &gauges)?;
+        let (engine, engine_events) = start_engine(config, pair, paths, identity.clone(), session, &gauges)?;
         let (engine_actions, action_queue) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(data::carry_out(engine.clone(), queue.clone(), action_queue));
         tokio::spawn(data::listen(engine_events, queue.clone(), heart.clone()));
@@ -200,7 +199,7 @@ fn probe_config(pair: &config::Pair, vips: Vec<IpAddr>, period: Duration, queue:
 fn start_engine(
     config: &Config,
     pair: &config::Pair,
-    state_dir: &Path,
+    paths: &Paths,
     identity: Arc<Identity>,
     session: SessionId,
     gauges: &Arc<Gauges>,
@@ -221,7 +220,7 @@ fn start_engine(
     });
     let engine = EngineConfig {
         databases: databases.collect(),
-        state_dir: state_dir.to_owned(),
+        state_dir: paths.pair_dir(&pair.id),
         quarantine_max_bytes: QUARANTINE_MAX_BYTES,
         identity,
         link: LinkConfig {
@@ -243,6 +242,11 @@ fn start_engine(
             timing: LinkTiming::default(),
         },
         commit_mode: super::engine_mode(pair.commit_mode),
+        boards: Some(BoardConfig {
+            runtime_dir: paths.runtime_dir.clone(),
+            group: crate::control::group(),
+            strict: false,
+        }),
         storage: match config.node.io_backend {
             config::IoBackend::Blocking => BackendChoice::Blocking,
             config::IoBackend::Auto | config::IoBackend::Uring => BackendChoice::Best,

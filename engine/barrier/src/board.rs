@@ -133,6 +133,8 @@ fn make(file: &Path) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
     // Readable for the group that may ask on the socket too, writable for the agent alone.
     let fd = rustix::fs::open(&new, flags, Mode::from_raw_mode(0o640))?;
+    // Whatever the umask says.
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o640))?;
     rustix::fs::ftruncate(&fd, BOARD_BYTES as u64)?;
     std::fs::rename(&new, file)
 }

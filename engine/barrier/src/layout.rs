@@ -16,7 +16,9 @@ pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"LSBOARD1");
 
 /// Marks kept: the commits of one acknowledgement that a waiter must still find when it looks, far
 /// more than programs that wait at the same time. One pushed out costs a request on the agent's socket.
-pub(crate) const SLOTS: usize = 1024;
+pub const MARKS_KEPT: usize = 1024;
+
+pub(crate) const SLOTS: usize = MARKS_KEPT;
 
 /// Longest name of a pair or database, and longest path, in bytes.
 pub(crate) const NAME_BYTES: usize = 128;

@@ -15,7 +15,7 @@ mod poke;
 mod reader;
 
 pub use board::Board;
-pub use layout::{BOARD_SUFFIX, POKE_SUFFIX, Rule};
+pub use layout::{BOARD_SUFFIX, MARKS_KEPT, POKE_SUFFIX, Rule};
 pub use mark::Mark;
 pub use poke::{Poke, PokeReceiver};
 pub use reader::{BoardReader, Verdict};

@@ -28,6 +28,9 @@ impl Follower {
         }
         self.mode = Mode::Publish;
         self.status.let_go = false;
+        // Positions count anew.
+        self.status.poked = lockstep_wire::Position::default();
+        self.poke = None;
         if let Some(from) = from
             && let Some(cursor) = self.resume(from, &index)?
         {

@@ -18,7 +18,8 @@ use super::pages::PageJob;
 use super::wakeup::Signal;
 use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus, Shared};
 use crate::wal::{WalHeader, WalIndex, frame_offset};
-use lockstep_wire::{FrameNo, WalGeneration};
+use lockstep_barrier::Mark;
+use lockstep_wire::{FrameNo, Position, WalGeneration};
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ pub(super) struct Follower {
     pub(super) handed_over: Seen,
     pub(super) ahead: Ahead,
     pub(super) hand_over_from: Instant,
+    /// The newest commit frame that a program has told of.
+    pub(super) poke: Option<Mark>,
 }
 
 impl Follower {
@@ -117,6 +120,7 @@ impl Follower {
             handed_over: Seen::default(),
             ahead: Ahead::default(),
             hand_over_from: Instant::now(),
+            poke: None,
         };
         let index = follower.index()?;
         follower.hold.seen = Seen::of(&index);
@@ -145,8 +149,25 @@ impl Follower {
         Ok(pace)
     }
 
+    /// A program has written this commit frame and syncs it now: it stands in the WAL beyond what the
+    /// wal-index shows (or is published already), and somebody will wait for it.
+    pub(super) fn poked(&mut self, mark: Mark) {
+        self.poke = Some(mark);
+    }
+
+    /// Counts the poked commit as waited for once its WAL is the cursor's.
+    fn report_poke(&mut self) {
+        let point = self.cursor.point;
+        if let Some(mark) = self.poke.filter(|mark| self.cursor.begun && mark.salts == point.salts.packed()) {
+            let at = Position { generation: point.position.generation, frame: FrameNo(mark.frame) };
+            self.status.poked = self.status.poked.max(at);
+            self.poke = None;
+        }
+    }
+
     /// Shows the status to other threads.
     pub(super) fn publish_status(&mut self) {
+        self.report_poke();
         self.status.taken = self.cursor.point.position;
         self.status.position = self.status.position.max(self.status.taken);
         self.status.attached = self.mode == Mode::Publish;

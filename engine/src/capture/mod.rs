@@ -29,7 +29,8 @@ pub use status::CaptureStatus;
 
 use crate::wal::WalPoint;
 use bytes::Bytes;
-use lockstep_wire::{Chain, FrameNo, Position, WalGeneration};
+use lockstep_barrier::PokeReceiver;
+use lockstep_wire::{Chain, FrameNo, Position, Salts, WalGeneration};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -54,6 +55,8 @@ pub struct CaptureConfig {
     pub poll_ms: u32,
     /// The generation to continue at when the WAL is the one of this point (a promoted mirror or a restarted agent).
     pub continues: Option<WalPoint>,
+    /// Where programs tell of commit frames they have written; each wakes the thread before the commit is published.
+    pub pokes: Option<Arc<PokeReceiver>>,
 }
 
 /// What the capture thread publishes, in order, on a bounded channel: back-pressure holds the read mark.
@@ -85,8 +88,10 @@ pub enum CaptureEvent {
         published: FrameNo,
         /// Frame headers and pages, as on disk; at most 1 MiB.
         data: Bytes,
-        /// Commit frames among them.
-        commits: u32,
+        /// Salts of their WAL.
+        salts: Salts,
+        /// Commit frames among them, each with the running checksum after it; as many at most as `data` has frames.
+        commits: Vec<(FrameNo, Chain)>,
     },
     /// Pages asked for by [`CaptureCommand::ReadPages`] or [`CaptureCommand::DifferingPages`].
     Pages {

@@ -9,6 +9,8 @@ pub struct CaptureStatus {
     pub position: Position,
     /// The last frame handed to the session (equal to `position` when nothing is behind).
     pub taken: Position,
+    /// The last commit of the present attachment that a program has said it will wait for.
+    pub poked: Position,
     /// Bytes of the WAL through the last committed frame.
     pub wal_bytes: u64,
     /// Frames published since the start.

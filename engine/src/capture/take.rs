@@ -6,7 +6,7 @@ use super::pages::{self, PageJob};
 use super::{CaptureError, CaptureEvent};
 use crate::wal::{Frames, Verified, WalError, WalIndex, frame_bytes};
 use bytes::Bytes;
-use lockstep_wire::FrameNo;
+use lockstep_wire::{Chain, FrameNo};
 
 /// Bytes of one frames event.
 const BATCH_MAX_BYTES: u64 = 1 << 20;
@@ -82,6 +82,7 @@ impl Follower {
             return self.ended_meanwhile(index, error);
         }
         self.note(&frames, verified);
+        let commits = commits(&frames, first, verified.commits);
         self.cursor.advance(count, verified.chain);
         self.outbox.push(CaptureEvent::Frames {
             generation: point.position.generation,
@@ -91,7 +92,8 @@ impl Follower {
             chain_after: verified.chain,
             published: index.last_frame,
             data,
-            commits: verified.commits,
+            salts: point.salts,
+            commits,
         });
         Ok(true)
     }
@@ -151,4 +153,16 @@ impl Follower {
         self.outbox.push(CaptureEvent::EndOfCopy { position: self.cursor.point.position, page_count });
         Ok(Pace::Again)
     }
+}
+
+/// The commit frames of a run whose first frame is `first`.
+fn commits(frames: &Frames<'_>, first: FrameNo, count: u32) -> Vec<(FrameNo, Chain)> {
+    let mut commits = Vec::with_capacity(count as usize);
+    let numbered = (first.0..).zip(frames.iter());
+    commits.extend(
+        numbered
+            .filter(|(_, (frame, _))| frame.commit_pages != 0)
+            .map(|(number, (frame, _))| (FrameNo(number), frame.chain)),
+    );
+    commits
 }

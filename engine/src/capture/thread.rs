@@ -38,7 +38,7 @@ pub(super) fn run(start: Start) {
             }
         };
     let names = [follower.files.path.clone(), super::files::beside(&follower.files.path, "-wal")];
-    let mut wakeup = Wakeup::new(start.signal, &names);
+    let mut wakeup = Wakeup::new(start.signal, &names, follower.config.pokes.clone());
     follower.status.hints = wakeup.has_hints();
     follower.publish_status();
     let _ = start.opened.send(Ok(()));
@@ -65,6 +65,9 @@ fn follow(
         }
         if shared.stop.load(Ordering::Acquire) {
             return Ok(());
+        }
+        while let Some(mark) = wakeup.next_poke() {
+            follower.poked(mark);
         }
         let before = follower.status.position;
         let pace = follower.pass()?;
@@ -118,7 +121,10 @@ impl Follower {
     fn execute(&mut self, command: CaptureCommand) -> Result<(), CaptureError> {
         match command {
             CaptureCommand::Attach { from, reply } => {
-                let _ = reply.send(self.attach(from)?);
+                let attached = self.attach(from)?;
+                // Nobody shall read positions of the numbering before.
+                self.publish_status();
+                let _ = reply.send(attached);
             }
             CaptureCommand::Detach => self.detach(),
             CaptureCommand::Sync(reply) => {

@@ -1,14 +1,16 @@
-//! What ends the capture thread's sleep: a command, a free permit, a write to WAL or database, a timer.
+//! What ends the capture thread's sleep: a command, a free permit, a poke, a write to WAL or database, a timer.
 //!
 //! inotify is polled in the thread itself: another thread in between would cost each commit a
 //! hand-over. A hint says only that *something* was written: the wal-index changes through shared
 //! memory a moment later, and without a hint. So a hint is followed by looks at growing intervals.
+//! A poke says more: a whole commit frame stands in the WAL, and somebody will wait for it.
 
 use super::CaptureError;
+use lockstep_barrier::{Mark, PokeReceiver};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Wake;
@@ -51,24 +53,30 @@ impl Wake for Signal {
 pub(super) struct Wakeup {
     signal: Arc<Signal>,
     hints: Option<OwnedFd>,
+    pokes: Option<Arc<PokeReceiver>>,
     looks: u32,
 }
 
 impl Wakeup {
     /// Watches the files where inotify can be had; the timer works without.
-    pub(super) fn new(signal: Arc<Signal>, paths: &[PathBuf]) -> Self {
+    pub(super) fn new(signal: Arc<Signal>, paths: &[PathBuf], pokes: Option<Arc<PokeReceiver>>) -> Self {
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS)) {
             tracing::debug!(%error, "timer slack stays at its default");
         }
         let hints = watch(paths).inspect_err(|error| {
             tracing::warn!(%error, "no inotify: commits are noticed by the timer (raise fs.inotify.max_user_instances)");
         });
-        Self { signal, hints: hints.ok(), looks: 0 }
+        Self { signal, hints: hints.ok(), pokes, looks: 0 }
     }
 
     /// inotify works.
     pub(super) fn has_hints(&self) -> bool {
         self.hints.is_some()
+    }
+
+    /// A commit frame that a program has told of since the last call.
+    pub(super) fn next_poke(&self) -> Option<Mark> {
+        self.pokes.as_ref()?.next()
     }
 
     /// Something was found: the next sleep waits for a hint again.
@@ -96,10 +104,10 @@ impl Wakeup {
             path: path.to_owned(),
             source,
         })?;
-        if woken.hint {
+        if woken.hint || woken.poke {
             self.looks = 1;
         }
-        Ok(!woken.hint && !woken.signal && timeout == longest)
+        Ok(!woken.hint && !woken.poke && !woken.signal && timeout == longest)
     }
 
     /// 30, 37, 46, 58 us and so on: a quarter of the time since the hint, so that a commit that
@@ -115,16 +123,21 @@ impl Wakeup {
 
     fn poll(&self, timeout: Duration, listening: bool) -> std::io::Result<Woken> {
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
-        let mut fds = vec![PollFd::new(&self.signal.0, PollFlags::IN)];
-        if let Some(hints) = self.hints.as_ref().filter(|_| listening) {
-            fds.push(PollFd::new(hints, PollFlags::IN));
-        }
+        // A descriptor that is not listened to is asked for nothing, so that each keeps its place.
+        let interest = |listening: bool| if listening { PollFlags::IN } else { PollFlags::empty() };
+        let hints = self.hints.as_ref().map_or(self.signal.0.as_fd(), AsFd::as_fd);
+        let pokes = self.pokes.as_ref().map_or(self.signal.0.as_fd(), |pokes| pokes.as_fd());
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.signal.0.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(hints, interest(listening)),
+            PollFd::from_borrowed_fd(pokes, interest(self.pokes.is_some())),
+        ];
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let woken = Woken { signal: ready(0), hint: ready(1) };
+        let [signal, hint, poke] = fds.map(|fd| !fd.revents().is_empty());
+        let woken = Woken { signal, hint, poke };
         if woken.signal {
             let _ = rustix::io::read(&self.signal.0, &mut [0_u8; 8]);
         }
@@ -146,6 +159,7 @@ impl Wakeup {
 struct Woken {
     signal: bool,
     hint: bool,
+    poke: bool,
 }
 
 fn watch(paths: &[PathBuf]) -> std::io::Result<OwnedFd> {

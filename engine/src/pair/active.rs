@@ -4,8 +4,9 @@
 //! main loop into the barrier. This file holds no I/O of its own: it starts captures, gives
 //! shipments their standby, and answers waiters.
 
-use super::DatabaseConfig;
+use super::EngineConfig;
 use super::barrier::{Acknowledged, Barrier, CommitMode, Progress};
+use super::board::CommitBoards;
 use super::connection::Connection;
 use super::served::Served;
 use super::ship::{ShipNote, Shipment};
@@ -52,15 +53,19 @@ struct Session {
 impl Active {
     /// Begins to follow the databases; `taken` are mirrors that were opened just now.
     pub(super) fn start(
-        configs: &[DatabaseConfig],
+        config: &EngineConfig,
         taken: Vec<Option<TakenOver>>,
+        boards: &CommitBoards,
         epoch: Epoch,
         inputs: Inputs,
     ) -> Self {
-        let databases = configs.iter().zip(taken).map(|(c, t)| Served::new(c.clone(), t)).collect();
+        let each = config.databases.iter().zip(taken).enumerate();
+        let databases =
+            each.map(|(i, (c, t))| Served::new(c.clone(), t, boards.of(i), config.commit_mode)).collect();
         let mut active =
             Self { epoch, databases, session: None, inputs, in_sync: false, durable_replies: Vec::new() };
         for index in 0..active.databases.len() {
+            active.databases[index].marks.void(false);
             active.try_capture(index, Duration::ZERO);
         }
         active
@@ -85,7 +90,8 @@ impl Active {
 
     fn try_capture(&mut self, index: usize, after: Duration) {
         let database = &mut self.databases[index];
-        let starting = Starting::begin(&database.config, database.continues, after, index, &self.inputs);
+        let continued = (database.continues, database.marks.pokes());
+        let starting = Starting::begin(&database.config, continued, after, index, &self.inputs);
         database.starting = Some(starting);
     }
 
@@ -100,6 +106,7 @@ impl Active {
                 if let Some(warning) = capture.status().sqlite_warning() {
                     self.inputs.notice(true, format!("database {}: {warning}", database.config.name));
                 }
+                database.marks.set_file(&database.config.path);
                 database.capture = Some(Rc::new(capture));
                 database.events = Some(events);
                 database.state = DatabaseState::Alone;
@@ -131,6 +138,7 @@ impl Active {
                 self.inputs.notice(true, format!("database {name}: the WAL grew beyond its limit while the standby took nothing; its pages will be compared"));
             }
             database.let_go = status.let_go;
+            database.waited(status.poked);
             if let Some(sentence) = status.failed {
                 self.inputs.notice(true, format!("database {}: {sentence}", database.config.name));
                 database.capture_failed(sentence);
@@ -253,7 +261,7 @@ impl Active {
                 database.target = Some(position);
                 self.judge_target(index);
             }
-            ShipNote::Sent { position, commits } => database.sent(position, commits),
+            ShipNote::Sent { position, salts, commits } => database.sent(position, salts, &commits),
             ShipNote::Ahead => {
                 let name = &database.config.name;
                 self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): they go to the standby's quarantine"));
@@ -271,10 +279,12 @@ impl Active {
             return Err(format!("acknowledgement for stream {stream}, which was never announced"));
         };
         let at = |frame| Position { generation: WalGeneration(ack.generation), frame: FrameNo(frame) };
-        database
-            .barrier
-            .advance(Progress { received: at(ack.received_frame), durable: at(ack.durable_frame) });
         database.complete |= ack.complete;
+        // Frames beside half a copy are on the standby's disk, but no database that could be served.
+        if database.complete {
+            let (received, durable) = (at(ack.received_frame), at(ack.durable_frame));
+            database.barrier.advance(Progress { received, durable });
+        }
         if database.barrier.progress().durable >= database.sent {
             database.level_since = Some(Instant::now());
         }
@@ -413,12 +423,15 @@ impl Active {
     pub(super) fn hold_commits(&mut self) {
         for database in &mut self.databases {
             database.barrier.set_solo(None);
+            database.marks.rule(false);
         }
     }
 
     /// Answers everybody who may be answered. Called only while the lease holds.
     pub(super) fn release(&mut self) {
         for database in &mut self.databases {
+            database.marks.rule(database.barrier.is_solo());
+            database.release_marks();
             database.barrier.retain(|reply| !reply.is_closed());
             for (reply, answer) in database.barrier.release() {
                 let _ = reply.send(Ok(answer));
@@ -426,9 +439,17 @@ impl Active {
         }
     }
 
-    /// True when somebody waits.
+    /// This node may not acknowledge now: nobody returns because it runs alone.
+    pub(super) fn withhold(&self) {
+        for database in &self.databases {
+            database.marks.rule(false);
+        }
+    }
+
+    /// True when somebody waits, or may have to be told.
     pub(super) fn waiting(&self) -> bool {
-        self.databases.iter().any(|d| d.barrier.waiting() > 0)
+        let waiting = |d: &Served| d.barrier.waiting() > 0 || d.barrier.is_solo() || d.has_safe_marks();
+        self.databases.iter().any(waiting)
     }
 
     /// Writes a copy of the live database, through SQLite, to a new file.

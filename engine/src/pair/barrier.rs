@@ -154,6 +154,11 @@ impl<T> Barrier<T> {
         self.solo = solo;
     }
 
+    /// Commits are acknowledged alone.
+    pub(super) fn is_solo(&self) -> bool {
+        self.solo.is_some()
+    }
+
     /// Takes out everybody who may be answered now.
     pub(super) fn release(&mut self) -> Vec<(T, Acknowledged)> {
         let mut released = Vec::new();

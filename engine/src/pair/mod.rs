@@ -7,6 +7,7 @@
 mod active;
 mod apply;
 mod barrier;
+mod board;
 mod connection;
 mod served;
 mod ship;
@@ -41,10 +42,23 @@ pub struct EngineConfig {
     pub link: LinkConfig,
     /// The mode the standby acknowledges for: with `received` it also reports what is not yet on disk.
     pub commit_mode: CommitMode,
+    /// Where programs on this node learn which of their commits are safe; None: they are not told.
+    pub boards: Option<BoardConfig>,
     /// Which disk backend to try.
     pub storage: BackendChoice,
     /// May commits be released now? Asked before each release: the VIP lease must not have ended.
     pub may_release: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Where commit boards are.
+#[derive(Debug, Clone)]
+pub struct BoardConfig {
+    /// The directory with the agent's socket; boards are in a directory below it named after the pair.
+    pub runtime_dir: PathBuf,
+    /// Whose members may look and poke; None: this process's own group.
+    pub group: Option<u32>,
+    /// Programs wait before anybody can read a commit, not after.
+    pub strict: bool,
 }
 
 /// One replicated database on this node.

@@ -4,14 +4,15 @@
 
 use super::DatabaseConfig;
 use super::active::WaitReply;
-use super::barrier::{Barrier, Progress};
+use super::barrier::{Barrier, CommitMode, Progress};
+use super::board::{CommitBoard, Marks};
 use super::starting::Starting;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
 use super::thread::Inputs;
 use crate::capture::{Capture, CaptureError, CaptureEvent};
 use crate::mirror::TakenOver;
 use crate::wal::WalPoint;
-use lockstep_wire::Position;
+use lockstep_wire::{Chain, FrameNo, Position, Salts};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +50,9 @@ pub(super) struct Served {
     pub(super) events: Option<mpsc::Receiver<CaptureEvent>>,
     pub(super) shipment: Option<JoinHandle<()>>,
     pub(super) barrier: Barrier<WaitReply>,
+    pub(super) marks: Marks,
+    /// How far programs may be told, as the pair's commit mode asks.
+    pub(super) mode: CommitMode,
     /// Stamps of an older numbering are ignored.
     pub(super) stamp_serial: u64,
     /// The standby holds everything acknowledged of this database.
@@ -66,8 +70,15 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(config: DatabaseConfig, taken: Option<TakenOver>) -> Self {
+    pub(super) fn new(
+        config: DatabaseConfig,
+        taken: Option<TakenOver>,
+        board: Option<CommitBoard>,
+        mode: CommitMode,
+    ) -> Self {
         Self {
+            marks: Marks::new(board, mode),
+            mode,
             config,
             state: DatabaseState::Idle,
             continues: taken.as_ref().map(|t| t.point),
@@ -110,6 +121,7 @@ impl Served {
     pub(super) fn attached(&mut self, held: Option<Position>, complete: bool) {
         self.renumber();
         self.barrier.attach();
+        self.marks.void(self.barrier.is_solo());
         self.target = None;
         self.complete = complete;
         self.synced = false;
@@ -139,6 +151,7 @@ impl Served {
 
     pub(super) fn detach(&mut self) {
         self.renumber();
+        self.marks.void(self.barrier.is_solo());
         self.target = None;
         self.copy = None;
         // One that is not followed yet, or cannot be, is not in sync: only what does not exist is.
@@ -148,17 +161,19 @@ impl Served {
         }
     }
 
-    pub(super) fn sent(&mut self, position: Position, commits: u32) {
+    /// Frames through `position` were handed to the link; `commits` are the commit frames among them.
+    pub(super) fn sent(&mut self, position: Position, salts: Salts, commits: &[(FrameNo, Chain)]) {
+        self.marks.sent(position, salts, commits);
         self.sent = position;
-        self.commits += u64::from(commits);
-        if position > self.waited && commits > 0 {
+        self.commits += commits.len() as u64;
+        if position > self.waited && !commits.is_empty() {
             if self.unwaited.len() == UNWAITED_GROUPS {
                 let (_, merged) = self.unwaited.pop_front().expect("the queue is full");
                 if let Some(first) = self.unwaited.front_mut() {
                     first.1 += merged;
                 }
             }
-            self.unwaited.push_back((position, commits.into()));
+            self.unwaited.push_back((position, commits.len() as u64));
         }
     }
 
@@ -167,6 +182,25 @@ impl Served {
         self.waited = self.waited.max(position);
         while self.unwaited.front().is_some_and(|(at, _)| *at <= self.waited) {
             self.unwaited.pop_front();
+        }
+    }
+
+    /// What programs may be told of: as far as the standby is a sound database with it.
+    fn safe(&self) -> Option<Position> {
+        let Progress { received, durable } = self.barrier.progress();
+        let safe = if self.mode == CommitMode::Received { received.max(durable) } else { durable };
+        self.complete.then_some(safe)
+    }
+
+    /// Programs can be told of commits.
+    pub(super) fn has_safe_marks(&self) -> bool {
+        self.safe().is_some_and(|safe| self.marks.reached(safe))
+    }
+
+    /// Tells programs of their safe commits. Called only while this node may acknowledge.
+    pub(super) fn release_marks(&mut self) {
+        if let Some(safe) = self.safe() {
+            self.marks.release(safe);
         }
     }
 

@@ -23,7 +23,7 @@ const PAGES_PER_READ: u32 = 64;
 const PAGES_PER_HASH: u32 = 16_384;
 
 /// What the main loop has to know of a database being shipped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum ShipNote {
     /// Attached: positions are of the standby's numbering from now on.
     Attached {
@@ -39,7 +39,14 @@ pub(super) enum ShipNote {
     /// Progress of a copy.
     Copy(CopyProgress),
     /// Frames were handed to the link.
-    Sent { position: Position, commits: u32 },
+    Sent {
+        /// The last of them.
+        position: Position,
+        /// Salts of their WAL.
+        salts: Salts,
+        /// Commit frames among them, with the running checksum after each.
+        commits: Vec<(FrameNo, Chain)>,
+    },
     /// The standby holds commits that this node lost.
     Ahead,
     /// The read mark was let go: this attachment is over, resync at the next.
@@ -238,6 +245,7 @@ impl Shipment<'_> {
                 chain_after,
                 published,
                 data,
+                salts,
                 commits,
             } => {
                 self.send(WalBatch {
@@ -249,7 +257,8 @@ impl Shipment<'_> {
                     data,
                 })
                 .await?;
-                (self.note)(ShipNote::Sent { position: Position { generation, frame: last }, commits });
+                let position = Position { generation, frame: last };
+                (self.note)(ShipNote::Sent { position, salts, commits });
             }
             CaptureEvent::Pages { first_page, data } => {
                 if let Some(copying) = copying {

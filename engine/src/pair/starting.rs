@@ -7,8 +7,10 @@ use super::DatabaseConfig;
 use super::thread::{Input, Inputs};
 use crate::capture::{Capture, CaptureConfig, CaptureError, CaptureEvent};
 use crate::wal::WalPoint;
+use lockstep_barrier::PokeReceiver;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -34,7 +36,7 @@ impl Starting {
     /// Begins after a pause; [`Input::CaptureStarted`] says that there is a result.
     pub(super) fn begin(
         database: &DatabaseConfig,
-        continues: Option<WalPoint>,
+        (continues, pokes): (Option<WalPoint>, Option<Arc<PokeReceiver>>),
         after: Duration,
         index: usize,
         inputs: &Inputs,
@@ -45,6 +47,7 @@ impl Starting {
             wal_retain_max_bytes: database.wal_retain_max_bytes,
             poll_ms: CAPTURE_POLL_MS,
             continues,
+            pokes,
         };
         let result = Rc::default();
         let (wanted, given_up) = oneshot::channel();

@@ -5,6 +5,7 @@
 //! and link run as tasks on the same thread; nothing here waits for a peer.
 
 use super::active::Active;
+use super::board::CommitBoards;
 use super::connection::{Connection, Credit};
 use super::ship::ShipNote;
 use super::standby::{Standby, StandbyNote};
@@ -91,6 +92,7 @@ struct DataThread {
     config: EngineConfig,
     backend: Backend,
     report: BackendReport,
+    boards: CommitBoards,
     role: Role,
     epoch: EpochCell,
     link: Arc<LinkStats>,
@@ -155,10 +157,15 @@ async fn run(
     let link = Link::new(config.link.clone(), &config.identity, epoch.clone()).map_err(|e| e.to_string())?;
     let stats = link.stats();
     spawn_connector(link, inputs.clone());
+    let (boards, alarms) = CommitBoards::open(&config);
+    for sentence in alarms {
+        inputs.notice(true, sentence);
+    }
     let mut thread = DataThread {
         config,
         backend,
         report,
+        boards,
         role: Role::Idle,
         epoch,
         link: stats,
@@ -210,6 +217,7 @@ impl DataThread {
             Command::BecomeStandby { epoch, reply } => {
                 self.become_idle("this node becomes standby").await;
                 self.epoch.raise(epoch);
+                self.boards.refuse();
                 let standby = Standby::open(&self.backend, &self.config, self.inputs.clone()).await;
                 self.role = Role::Standby(standby);
                 let _ = reply.send(Ok(()));
@@ -238,6 +246,7 @@ impl DataThread {
                 _ => drop(reply.send(Err("this node is not active: connect to the virtual address".into()))),
             },
             Command::BecomeIdle(reply) => {
+                self.boards.refuse();
                 self.become_idle("this node neither serves nor mirrors").await;
                 let _ = reply.send(());
             }
@@ -277,14 +286,17 @@ impl DataThread {
 
     fn serve(&mut self, epoch: Epoch, taken: Vec<Option<TakenOver>>) {
         self.epoch.raise(epoch);
-        let active = Active::start(&self.config.databases, taken, epoch, self.inputs.clone());
+        let active = Active::start(&self.config, taken, &self.boards, epoch, self.inputs.clone());
         self.role = Role::Active(active);
     }
 
     async fn become_idle(&mut self, reason: &str) {
         self.drop_connection(reason);
         match std::mem::replace(&mut self.role, Role::Idle) {
-            Role::Active(mut active) => active.stop().await,
+            Role::Active(mut active) => {
+                self.boards.refuse();
+                active.stop().await;
+            }
             Role::Standby(mut standby) => standby.close().await,
             Role::Idle => {}
         }
@@ -406,9 +418,12 @@ impl DataThread {
     fn release(&mut self) {
         if let Role::Active(active) = &mut self.role
             && active.waiting()
-            && (self.config.may_release)()
         {
-            active.release();
+            if (self.config.may_release)() {
+                active.release();
+            } else {
+                active.withhold();
+            }
         }
     }
 

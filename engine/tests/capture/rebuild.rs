@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use lockstep_engine::capture::CaptureEvent;
-use lockstep_engine::wal::{FRAME_HEADER_BYTES, Frames, WalHeader, WalPoint, frame_offset};
+use lockstep_engine::wal::{
+    FRAME_HEADER_BYTES, FrameHeader, Frames, WAL_HEADER_BYTES, WalHeader, WalPoint, frame_offset,
+};
 use lockstep_wire::{FrameNo, Position};
 use std::path::Path;
 
@@ -50,6 +52,7 @@ impl Rebuilt {
                 chain_before,
                 chain_after,
                 data,
+                salts,
                 commits,
                 published,
             } => {
@@ -61,13 +64,20 @@ impl Rebuilt {
                 let header = self.header.expect("frames follow a header");
                 let frames = Frames::new(&data, header.page_size);
                 let verified = frames.verify(&header, first, chain_before).expect("frames verify");
-                assert_eq!((verified.chain, verified.commits), (chain_after, commits));
+                assert_eq!((verified.chain, verified.commits as usize), (chain_after, commits.len()));
+                assert_eq!(salts, header.salts);
+                for (frame, chain) in &commits {
+                    let of_run = frame_offset(FrameNo(frame.0 - first.0 + 1), header.page_size) as usize;
+                    let head = data[of_run - WAL_HEADER_BYTES..].first_chunk().expect("a frame");
+                    let head = FrameHeader::parse(head);
+                    assert!(head.commit_pages != 0 && head.chain == *chain, "{frame:?} is no commit frame");
+                }
                 assert_eq!(verified.frames, last.0 - first.0 + 1);
                 assert_eq!(frame_offset(first, header.page_size), self.wal.len() as u64);
                 self.wal.extend_from_slice(&data);
                 self.point.position.frame = last;
                 self.point.chain = chain_after;
-                self.commits += u64::from(commits);
+                self.commits += commits.len() as u64;
             }
             CaptureEvent::PagesDone => {}
             CaptureEvent::Pages { first_page, data } => self.put_pages(first_page, &data),

@@ -21,6 +21,7 @@ pub(crate) fn config(path: &Path) -> CaptureConfig {
         wal_retain_max_bytes: 1 << 30,
         poll_ms: 5,
         continues: None,
+        pokes: None,
     }
 }
 

@@ -5,12 +5,13 @@ use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
 use lockstep_engine::pair::{
-    Acknowledged, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent, EngineStatus,
+    Acknowledged, BoardConfig, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent,
+    EngineStatus,
 };
 use lockstep_engine::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch, SessionId};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -98,6 +99,7 @@ fn config(
         },
         identity,
         commit_mode: CommitMode::Durable,
+        boards: Some(BoardConfig { runtime_dir: directory.path().to_owned(), group: None, strict: false }),
         storage: BackendChoice::Best,
         may_release: Arc::new(|| true),
     }
@@ -119,6 +121,11 @@ impl Node {
 
     pub(crate) fn databases(&self) -> impl Iterator<Item = &Path> {
         self.config.databases.iter().map(|database| &*database.path)
+    }
+
+    /// Where programs see which commits of the first database are safe.
+    pub(crate) fn board(&self) -> PathBuf {
+        self.directory().join("test/main.board")
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -205,6 +212,11 @@ impl Node {
 
     pub(crate) async fn allow_solo(&self, epoch: Epoch) {
         self.engine.command(Command::AllowSolo(epoch)).await;
+    }
+
+    /// Commits wait again; does not wait for the standby.
+    pub(crate) async fn hold_commits(&self) {
+        self.engine.command(Command::HoldCommits(oneshot::channel().0)).await;
     }
 
     pub(crate) async fn drain(&self) {

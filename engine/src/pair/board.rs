@@ -1,0 +1,197 @@
+//! Active: which commits programs on this node are told are safe, and by which rule they wait.
+//!
+//! Sits between acknowledgements (in [`super::active`]) and the shared memory of `lockstep-barrier`.
+//! [`CommitBoards`] lives as long as the data thread, because programs keep their mapping over every
+//! change of role; [`Marks`] belongs to one database being served. When anything may be released
+//! is not decided here.
+
+use super::{BoardConfig, CommitMode, EngineConfig};
+use lockstep_barrier::{BOARD_SUFFIX, Board, MARKS_KEPT, Mark, POKE_SUFFIX, PokeReceiver, Rule};
+use lockstep_wire::{Chain, FrameNo, Position, Salts};
+use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Mode of the directory of boards: its group may look and poke, nobody else.
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// One database's board, and where its programs poke.
+#[derive(Clone)]
+pub(super) struct CommitBoard {
+    board: Rc<Board>,
+    pokes: Arc<PokeReceiver>,
+}
+
+/// The boards of a pair's databases, in their order; None: programs are not told.
+#[derive(Default)]
+pub(super) struct CommitBoards(Vec<Option<CommitBoard>>);
+
+impl CommitBoards {
+    /// Makes the boards or goes on with those of an earlier agent. Says what cannot be made: those
+    /// databases are served without one.
+    pub(super) fn open(config: &EngineConfig) -> (Self, Vec<String>) {
+        let Some(boards) = &config.boards else { return (Self::default(), Vec::new()) };
+        let mut alarms = Vec::new();
+        let open = |database: &super::DatabaseConfig| {
+            let pair = config.link.greeting.pair.as_str();
+            let opened = CommitBoard::open(boards, pair, database);
+            let board = opened.map_err(|error| {
+                let (name, directory) = (&database.name, boards.runtime_dir.join(pair));
+                alarms.push(format!("database {name}: its programs cannot wait for commits: the commit board in {} cannot be made: {error}", directory.display()));
+            });
+            board.ok()
+        };
+        let opened = config.databases.iter().map(open).collect();
+        (Self(opened), alarms)
+    }
+
+    /// The board of one database.
+    pub(super) fn of(&self, index: usize) -> Option<CommitBoard> {
+        self.0.get(index).cloned().flatten()
+    }
+
+    /// This node does not serve: no program may begin to write, and nobody who waits returns.
+    pub(super) fn refuse(&self) {
+        for board in self.0.iter().flatten() {
+            board.board.void(Rule::Refuse);
+        }
+    }
+}
+
+impl CommitBoard {
+    fn open(boards: &BoardConfig, pair: &str, database: &super::DatabaseConfig) -> std::io::Result<Self> {
+        let directory = boards.runtime_dir.join(pair);
+        make_directory(&directory, boards.group)?;
+        let name = database.name.as_str();
+        let file = directory.join(format!("{name}{BOARD_SUFFIX}"));
+        let board = Board::create(&file, pair, name, &database.path, boards.strict)?;
+        let socket = directory.join(format!("{name}{POKE_SUFFIX}"));
+        let pokes = PokeReceiver::bind(&socket)?;
+        for path in [&file, &socket] {
+            give_to_group(path, boards.group)?;
+        }
+        Ok(Self { board: Rc::new(board), pokes: Arc::new(pokes) })
+    }
+}
+
+/// Makes the pair's directory.
+fn make_directory(directory: &Path, group: Option<u32>) -> std::io::Result<()> {
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(DIRECTORY_MODE))?;
+    give_to_group(directory, group)
+}
+
+fn give_to_group(path: &Path, group: Option<u32>) -> std::io::Result<()> {
+    group.map_or(Ok(()), |group| std::os::unix::fs::chown(path, None, Some(group)))
+}
+
+/// The commits of one served database that its programs may be waiting for.
+pub(super) struct Marks {
+    board: Option<CommitBoard>,
+    mode: CommitMode,
+    /// Sent to the attached standby and not yet released, oldest first.
+    sent: VecDeque<(Position, Mark)>,
+}
+
+impl Marks {
+    pub(super) fn new(board: Option<CommitBoard>, mode: CommitMode) -> Self {
+        Self { board, mode, sent: VecDeque::new() }
+    }
+
+    /// Where its programs poke.
+    pub(super) fn pokes(&self) -> Option<Arc<PokeReceiver>> {
+        self.board.as_ref().map(|board| board.pokes.clone())
+    }
+
+    /// Says which file the database is; nothing when it is gone again.
+    pub(super) fn set_file(&self, database: &Path) {
+        let Some(board) = &self.board else { return };
+        let (device, inode) = std::fs::metadata(database).map_or((0, 0), |file| (file.dev(), file.ino()));
+        board.board.set_file(device, inode);
+    }
+
+    /// Commit frames are on their way to the standby; `position` is the last frame sent with them.
+    pub(super) fn sent(&mut self, position: Position, salts: Salts, commits: &[(FrameNo, Chain)]) {
+        if self.board.is_none() {
+            return;
+        }
+        for (frame, chain) in commits {
+            // Programs hold no more than a board does: one whose mark is pushed out asks on the socket.
+            if self.sent.len() == MARKS_KEPT {
+                self.sent.pop_front();
+            }
+            let mark = Mark { salts: salts.packed(), chain: chain.packed(), frame: frame.0 };
+            self.sent.push_back((Position { generation: position.generation, frame: *frame }, mark));
+        }
+    }
+
+    /// Something can be released now that the standby is as far as `reached`.
+    pub(super) fn reached(&self, reached: Position) -> bool {
+        self.sent.front().is_some_and(|(at, _)| *at <= reached)
+    }
+
+    /// Tells programs of everything through `reached`. Called only while this node may acknowledge.
+    pub(super) fn release(&mut self, reached: Position) {
+        let Some(board) = &self.board else { return };
+        let safe = self.sent.partition_point(|(at, _)| *at <= reached);
+        board.board.publish(self.sent.drain(..safe).map(|(_, mark)| mark));
+    }
+
+    /// A standby came or went: what was sent before is never released by this board.
+    pub(super) fn void(&mut self, solo: bool) {
+        self.sent.clear();
+        if let Some(board) = &self.board {
+            board.board.void(self.rule_of(solo));
+        }
+    }
+
+    /// By which rule programs wait from now on.
+    pub(super) fn rule(&self, solo: bool) {
+        if let Some(board) = &self.board {
+            board.board.set_rule(self.rule_of(solo));
+        }
+    }
+
+    fn rule_of(&self, solo: bool) -> Rule {
+        match (self.mode, solo) {
+            (CommitMode::Local, _) => Rule::Local,
+            (_, true) => Rule::Solo,
+            (_, false) => Rule::Hold,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_wire::WalGeneration;
+
+    fn at(frame: u32) -> Position {
+        Position { generation: WalGeneration(1), frame: FrameNo(frame) }
+    }
+
+    #[test]
+    fn more_commits_than_a_board_holds_push_out_the_oldest() {
+        let directory = tempfile::tempdir().unwrap();
+        let board = CommitBoard {
+            board: Rc::new(
+                Board::create(&directory.path().join("b"), "p", "d", Path::new("/d"), false).unwrap(),
+            ),
+            pokes: Arc::new(PokeReceiver::bind(&directory.path().join("p")).unwrap()),
+        };
+        let mut marks = Marks::new(Some(board), CommitMode::Durable);
+        for frame in 1..=MARKS_KEPT as u32 + 1 {
+            marks.sent(at(frame), Salts([1, 2]), &[(FrameNo(frame), Chain([frame, 0]))]);
+        }
+        assert_eq!(marks.sent.len(), MARKS_KEPT);
+        assert!(!marks.reached(at(1)), "the first was pushed out");
+        assert!(marks.reached(at(2)));
+        marks.release(at(2));
+        assert!(!marks.reached(at(2)));
+    }
+}
