@@ -79,6 +79,28 @@ pub(crate) async fn copy_durably(disk: &Backend, from: &Path, to: &Path) -> Resu
     Ok(shared)
 }
 
+/// Gives a finished file its name, which must be free, and makes both durable; for the operator's own files.
+///
+/// # Errors
+/// As the operating system says; `AlreadyExists` when there is such a file.
+pub fn publish_file_durably(finished: &Path, target: &Path) -> std::io::Result<()> {
+    std::fs::File::open(finished)?.sync_all()?;
+    // A link, unlike a rename, never replaces what is there.
+    std::fs::hard_link(finished, target)?;
+    std::fs::File::open(directory_of(target))?.sync_all()?;
+    std::fs::remove_file(finished)
+}
+
+/// Removes a directory for good: first, durably, the file that makes it count, then the rest.
+pub(crate) fn remove_dir_durably(directory: &Path, counts: &str) -> std::io::Result<()> {
+    match std::fs::remove_file(directory.join(counts)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => std::fs::File::open(directory)?.sync_all()?,
+    }
+    std::fs::remove_dir_all(directory)?;
+    std::fs::File::open(directory_of(directory))?.sync_all()
+}
+
 /// Makes a directory, and its name in the one above, durable.
 pub(crate) async fn create_dir_durably(disk: &Backend, path: &Path) -> Result<(), StorageError> {
     disk.create_dir_all(path).await?;

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-fn lockstep(dir: &Path, line: &str) -> Exit {
+pub(super) fn lockstep(dir: &Path, line: &str) -> Exit {
     let places = ["--config", "--state-dir", "--runtime-dir"];
     let files = ["lockstep.toml", "state", ""];
     let mut arguments: Vec<OsString> = vec!["lockstep".into()];
@@ -132,25 +132,6 @@ fn answers_of_the_agent_become_exit_codes() {
         requests[5].trim(),
         r#"{"request":"snapshot","pair":null,"database":"orders","file":"/tmp/x"}"#
     );
-}
-
-#[test]
-fn the_quarantine_is_counted_per_pair_and_epoch() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(lockstep(dir.path(), "quarantine list"), Exit::Done, "none is fine");
-    let epoch = dir.path().join("state/shop/quarantine/0000000003-00112233aabbccdd");
-    std::fs::create_dir_all(epoch.join("orders")).unwrap();
-    std::fs::write(epoch.join("orders/orders.db"), [0; 4096]).unwrap();
-    std::fs::write(epoch.join("orders/orders.db-wal"), [0; 100]).unwrap();
-    let paths = Paths {
-        config: dir.path().join("lockstep.toml"),
-        state_dir: dir.path().join("state"),
-        runtime_dir: dir.path().to_owned(),
-    };
-    let kept = quarantine::list(&paths).unwrap();
-    assert_eq!((kept.len(), kept[0].files, kept[0].bytes), (1, 2, 4196));
-    assert_eq!((kept[0].pair.as_str(), kept[0].path.as_path()), ("shop", epoch.as_path()));
-    assert_eq!(lockstep(dir.path(), "quarantine list --json"), Exit::Done);
 }
 
 #[test]

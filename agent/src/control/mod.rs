@@ -41,6 +41,9 @@ pub trait AgentHandle: Send + Sync + 'static {
     /// Does what an operator asks for, to its end.
     fn operate(&self, operation: Operation) -> impl Future<Output = Result<Done, Failure>> + Send;
 
+    /// Takes note that kept data was removed by the operator.
+    fn discarded(&self, pair: PairId, entry: String) -> impl Future<Output = Result<Done, Failure>> + Send;
+
     /// Writes a sound copy of a database.
     fn snapshot(&self, request: SnapshotRequest) -> impl Future<Output = Result<Done, Failure>> + Send;
 }

@@ -88,6 +88,13 @@ pub enum Request {
         /// Where to; must not exist.
         file: PathBuf,
     },
+    /// The operator removed kept data: count it anew, and record it.
+    Discarded {
+        /// The pair.
+        pair: String,
+        /// What it was.
+        entry: String,
+    },
 }
 
 /// What an operator asks for, checked.

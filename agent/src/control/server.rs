@@ -206,6 +206,10 @@ async fn perform<H: AgentHandle>(request: Request, handle: &H, operator: bool) -
             operate(pair, OperationKind::Failover { accept_loss }).await
         }
         Request::Failback { pair } => operate(pair, OperationKind::Failback).await,
+        Request::Discarded { pair, entry } => {
+            let pair = pair.parse().map_err(|e| Failure::new(FailureCode::Pair, format!("{e}")))?;
+            handle.discarded(pair, entry).await.map(Answer::Done)
+        }
         Request::Snapshot { pair, database, file } => {
             let pair = name(pair, FailureCode::Pair)?;
             let database =

@@ -73,6 +73,10 @@ impl AgentHandle for FakeAgent {
         }
     }
 
+    async fn discarded(&self, _pair: PairId, entry: String) -> Result<Done, Failure> {
+        Ok(Done { sentence: entry, in_sync: true })
+    }
+
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Done, Failure> {
         Ok(Done { sentence: format!("{}", request.file.display()), in_sync: true })
     }

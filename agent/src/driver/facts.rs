@@ -64,8 +64,7 @@ fn of_pair(pair: &Pair) -> PairStatus {
         apps: pair.apps.status(),
         alarms: pair.log.alarms(),
         question: machine.question,
-        quarantined: lockstep_engine::copy::quarantine::list_blocking(&pair.state_dir)
-            .map_or(0, |l| l.len() as u32),
+        quarantined: data.quarantined,
     }
 }
 

@@ -121,6 +121,18 @@ impl AgentHandle for Agent {
         Ok(if planned { await_sync(pair, done).await } else { done })
     }
 
+    async fn discarded(&self, pair: PairId, entry: String) -> Result<Done, Failure> {
+        let pair = self.pair(Some(&pair))?;
+        pair.queue.note(
+            false,
+            "quarantine.discarded",
+            format!("kept data {entry} was removed by the operator"),
+        );
+        pair.engine.command(Command::CountQuarantine).await;
+        let sentence = "the agent took note".to_owned();
+        Ok(Done { sentence, in_sync: facts::in_sync(pair) })
+    }
+
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Done, Failure> {
         let holder = |p: &&Arc<Pair>| p.config.databases.iter().any(|d| d.name == request.database);
         let pair = match &request.pair {

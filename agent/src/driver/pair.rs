@@ -41,7 +41,6 @@ pub(super) struct Pair {
     pub(super) gauges: Arc<Gauges>,
     pub(super) timing: failover::Timing,
     pub(super) apps: application::Shown,
-    pub(super) state_dir: std::path::PathBuf,
 }
 
 impl Pair {
@@ -111,7 +110,6 @@ impl Pair {
             gauges,
             timing,
             apps,
-            state_dir,
         })
     }
 }

@@ -119,7 +119,7 @@ pub struct PairStatus {
     /// What the operator has to decide, with the command for it.
     #[serde(default)]
     pub question: Option<String>,
-    /// Epochs whose diverged data is kept in quarantine.
+    /// Databases whose diverged data is kept in quarantine.
     #[serde(default)]
     pub quarantined: u32,
 }

@@ -104,7 +104,7 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
         self::database(out, database, paint);
     }
     if pair.quarantined > 0 {
-        let count = format!("{} epochs, see `lockstep quarantine list`", pair.quarantined);
+        let count = format!("{} kept, see `lockstep quarantine list`", pair.quarantined);
         line(out, "quarantine", &paint.warn(&count));
     }
     for alarm in &pair.alarms {

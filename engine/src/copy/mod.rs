@@ -3,6 +3,7 @@
 //! The pages themselves are written by [`crate::mirror::Mirror`]; here is what must happen before
 //! any of them is touched on a node that was active: its own data is kept.
 
+pub mod differences;
 pub mod quarantine;
 
 use std::path::Path;

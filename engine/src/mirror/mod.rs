@@ -271,6 +271,14 @@ impl Mirror {
         }
     }
 
+    /// The WAL held here contains this commit, so it equals every other WAL that does through it.
+    pub(crate) async fn holds(&self, point: &WalPoint) -> Result<bool, MirrorError> {
+        let frame = point.position.frame;
+        let in_reach = frame > FrameNo(0) && frame <= self.durable && self.last_commit(frame) == frame;
+        let of_this_wal = self.header.is_some_and(|header| header.salts == point.salts);
+        Ok(in_reach && of_this_wal && self.chain_after(frame).await? == point.chain)
+    }
+
     /// The latest version of each page through the commit frame `through`; `None` when there is none.
     fn latest_pages(&self, through: FrameNo) -> Option<LatestPages> {
         let header = self.header?;

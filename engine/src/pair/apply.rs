@@ -7,7 +7,7 @@ use super::connection::{Credit, StreamSender};
 use super::standby::StandbyNote;
 use super::status::CopyProgress;
 use super::thread::{Input, Inputs};
-use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError};
+use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError, Why};
 use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError};
 use crate::wal::WalPoint;
 use bytes::Bytes;
@@ -232,7 +232,8 @@ impl Applier {
     /// What this node wrote itself is kept before the first byte of it changes.
     async fn begin_copy(&self, mirror: &mut Mirror, begin: &CopyBegin) -> Result<(), ApplyError> {
         if mirror.is_diverged() || begin.keep {
-            let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), fork: None };
+            let why = if mirror.is_diverged() { Why::Diverged } else { Why::ActiveLostCommits };
+            let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), why, fork: None };
             let kept = mirror.quarantine(&self.quarantine, reason).await?;
             self.note(StandbyNote::Quarantined(kept.directory));
         }

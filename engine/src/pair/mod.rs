@@ -124,6 +124,8 @@ pub enum Command {
         /// Done, or one sentence why not.
         reply: oneshot::Sender<Result<(), String>>,
     },
+    /// Somebody changed the quarantine on disk: count it anew.
+    CountQuarantine,
     /// Let go of everything and end the thread.
     Stop(oneshot::Sender<()>),
 }

@@ -172,6 +172,7 @@ impl Standby {
             acknowledge_received: config.commit_mode == CommitMode::Received,
             complete: None,
             quarantine: Quarantine {
+                pair: config.link.greeting.pair.clone(),
                 state_dir: config.state_dir.clone(),
                 limit_bytes: config.quarantine_max_bytes,
             },

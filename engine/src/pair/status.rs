@@ -17,6 +17,8 @@ pub struct EngineStatus {
     pub io_backend: String,
     /// The data connection.
     pub link: Option<LinkSnapshot>,
+    /// Databases in quarantine.
+    pub quarantined: u32,
     /// One entry per database, in the order of the configuration.
     pub databases: Vec<DatabaseStatus>,
 }

@@ -174,6 +174,7 @@ async fn run(
         inputs,
         status,
     };
+    thread.count_quarantine();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -253,6 +254,7 @@ impl DataThread {
             Command::Snapshot { database, destination, reply } => {
                 self.snapshot(database.as_str(), destination, reply);
             }
+            Command::CountQuarantine => self.count_quarantine(),
             Command::Stop(_) => unreachable!("handled by the loop"),
         }
     }
@@ -374,6 +376,9 @@ impl DataThread {
             }
             Input::Lost { .. } | Input::Message { .. } => {}
             Input::Standby { index, note } => {
+                if matches!(note, StandbyNote::Quarantined(_)) {
+                    self.count_quarantine();
+                }
                 if let Role::Standby(standby) = &mut self.role
                     && let Some(reason) = standby.note(index, note)
                 {
@@ -434,6 +439,21 @@ impl DataThread {
             self.drop_connection("the standby must attach anew");
         }
         self.show();
+    }
+
+    /// Counts what is kept; only now and then, so that no status reads the disk.
+    fn count_quarantine(&self) {
+        let (backend, state_dir) = (self.backend.clone(), self.config.state_dir.clone());
+        let (status, inputs) = (self.status.clone(), self.inputs.clone());
+        tokio::task::spawn_local(async move {
+            match crate::copy::quarantine::list(&backend, &state_dir).await {
+                Ok(found) => {
+                    let count = u32::try_from(found.kept.len()).unwrap_or(u32::MAX);
+                    status.lock().expect("no holder of the status lock panics").quarantined = count;
+                }
+                Err(error) => inputs.notice(true, format!("the quarantine cannot be counted: {error}")),
+            }
+        });
     }
 
     fn show(&self) {

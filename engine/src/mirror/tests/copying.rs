@@ -3,9 +3,9 @@
 use super::{
     Mirror, MirrorConfig, Source, bytes_of, config_in, contents, copy, feed, mirror_pages, on_every_disk,
 };
-use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError, list};
+use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError, Why, list};
 use crate::storage::{Backend, Storage, StorageFile};
-use lockstep_wire::{Epoch, FrameNo, NodeId, Position, WalGeneration};
+use lockstep_wire::{Epoch, NodeId, WalGeneration};
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -111,7 +111,8 @@ fn reason() -> KeepReason {
     KeepReason {
         epoch: Epoch { counter: 3, node: NodeId(1) },
         database: "app".parse().unwrap(),
-        fork: Some(Position { generation: WalGeneration(1), frame: FrameNo(4) }),
+        why: Why::Diverged,
+        fork: None,
     }
 }
 
@@ -156,7 +157,8 @@ fn a_former_active_is_kept_before_it_is_resynced_and_a_full_quarantine_refuses()
         let error = mirror.begin_copy(true, 1024, 3).await.unwrap_err();
         assert!(error.to_string().contains("keep it in quarantine"), "{error}");
 
-        let mut quarantine = Quarantine { state_dir: dir.join("agent"), limit_bytes: 100 };
+        let mut quarantine =
+            Quarantine { pair: "shop".parse().unwrap(), state_dir: dir.join("agent"), limit_bytes: 100 };
         let full = mirror.quarantine(&quarantine, reason()).await.unwrap_err();
         assert!(matches!(full, QuarantineError::Full { .. }), "{full}");
         assert!(mirror.begin_copy(true, 1024, 3).await.is_err());
@@ -164,7 +166,7 @@ fn a_former_active_is_kept_before_it_is_resynced_and_a_full_quarantine_refuses()
         let kept = mirror.quarantine(&quarantine, reason()).await.unwrap();
         // Asked again, for instance after a restart, it is not kept twice.
         assert_eq!(mirror.quarantine(&quarantine, reason()).await.unwrap(), kept);
-        assert_eq!(list(&disk, &quarantine.state_dir).await.unwrap(), vec![kept.clone()]);
+        assert_eq!(list(&disk, &quarantine.state_dir).await.unwrap().kept, vec![kept.clone()]);
         assert!(
             kept.directory.ends_with(Path::new("quarantine/0000000003-0000000000000001/app"))
                 || kept.directory.starts_with(dir.join("agent/quarantine")),
