@@ -17,5 +17,5 @@ mod reader;
 pub use board::Board;
 pub use layout::{BOARD_SUFFIX, MARKS_KEPT, POKE_SUFFIX, Rule};
 pub use mark::Mark;
-pub use poke::{Poke, PokeReceiver};
+pub use poke::{Poke, PokeReceiver, through_directory};
 pub use reader::{BoardReader, Verdict};

@@ -74,8 +74,12 @@ impl Poke {
     }
 }
 
-/// Socket addresses are at most 107 bytes long, directories of labs and tests are longer.
-fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+/// Gives `act` a short name for `path`: socket addresses are at most 107 bytes long, directories of labs and
+/// tests are longer.
+///
+/// # Errors
+/// What the system says about the directory, or `act`.
+pub fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

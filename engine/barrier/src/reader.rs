@@ -52,6 +52,11 @@ impl BoardReader {
         Ok(reader)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// False: the agent has made another file of this name, which must be opened instead.
     pub fn is_current(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
