@@ -8,6 +8,7 @@
 use crate::storage::{Backend, BlockingDisk, DiskFile, Open, Storage, StorageError, StorageFile};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future};
+use lockstep_wire::FileAttributes;
 use std::path::{Path, PathBuf};
 
 /// Pages read at once while a WAL is folded: 256 KiB at 4 KiB pages.
@@ -23,7 +24,7 @@ const FOLD_PAGES: usize = 64;
 /// [`StorageError`] names the path; the old contents are then still there.
 pub async fn write_file_durably(disk: &Backend, path: &Path, contents: Bytes) -> Result<(), StorageError> {
     let temporary = beside(path, ".new");
-    let file = disk.open(&temporary, Open { create: true, ..Open::default() }).await?;
+    let file = disk.open(&temporary, Open { create: true }).await?;
     file.set_len(0).await?;
     file.write_at(0, contents).await?;
     file.sync_all().await?;
@@ -59,9 +60,9 @@ pub async fn read_small_file(disk: &Backend, path: &Path) -> Result<Option<Vec<u
 
 /// Opens a file, and when it had to be made, makes its name durable: data synced into a file whose
 /// name is lost is lost.
-pub(crate) async fn open_durably(disk: &Backend, path: &Path, how: Open) -> Result<DiskFile, StorageError> {
+pub(crate) async fn open_durably(disk: &Backend, path: &Path) -> Result<DiskFile, StorageError> {
     let existed = disk.identity(path).await?.is_some();
-    let file = disk.open(path, Open { create: true, ..how }).await?;
+    let file = disk.open(path, Open { create: true }).await?;
     if !existed {
         file.sync_all().await?;
         disk.sync_dir(directory_of(path)).await?;
@@ -106,6 +107,23 @@ pub(crate) async fn create_dir_durably(disk: &Backend, path: &Path) -> Result<()
     disk.create_dir_all(path).await?;
     disk.sync_dir(path).await?;
     disk.sync_dir(directory_of(path)).await
+}
+
+/// Gives files an owner, group, mode, ACL and label; answers what could not be set. `fsync`, as `fdatasync`
+/// need not write the change of an inode that reading the data does not depend on.
+pub(crate) async fn set_attributes(
+    files: [&DiskFile; 2],
+    wanted: &FileAttributes,
+) -> Result<Vec<String>, StorageError> {
+    let mut missing = Vec::new();
+    for file in files {
+        let applied = file.set_attributes(wanted).await?;
+        if applied.changed {
+            file.sync_all().await?;
+        }
+        missing = applied.missing;
+    }
+    Ok(missing)
 }
 
 /// Makes appended frames durable. `fdatasync` suffices: it also commits the length that reading them needs.
@@ -225,7 +243,7 @@ pub(crate) async fn write_copy_durably(
 ) -> Result<(), StorageError> {
     const CHUNK_BYTES: usize = 1 << 20;
     let temporary = beside(target.path, ".new");
-    let copy = disk.open(&temporary, Open { create: true, ..Open::default() }).await?;
+    let copy = disk.open(&temporary, Open { create: true }).await?;
     copy.set_len(0).await?;
     let mut offset = 0;
     loop {

@@ -56,6 +56,30 @@ pub struct Databases {
     /// Names, in stream order.
     #[prost(string, repeated, tag = "1")]
     pub names: Vec<String>,
+    /// Who may use their files, in the same order; may end early: the rest is not told.
+    #[prost(message, repeated, tag = "2")]
+    pub attributes: Vec<FileAttributes>,
+}
+
+/// Part of [`Databases`] and [`CopyBegin`]: who may use a database's file on the active. Users and groups go by
+/// number, as access rights do on disk: a name may be missing on the standby, or be another user's.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FileAttributes {
+    /// Type and permission bits as stat(2) shows them; 0: not told, as there is no file yet.
+    #[prost(uint32, tag = "1")]
+    pub mode: u32,
+    /// Number of the owner.
+    #[prost(uint32, tag = "2")]
+    pub user: u32,
+    /// Number of the group.
+    #[prost(uint32, tag = "3")]
+    pub group: u32,
+    /// The extended attribute `system.posix_acl_access`; empty: none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub acl: Bytes,
+    /// The extended attribute `security.selinux`; empty: none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub label: Bytes,
 }
 
 /// Standby to active: what it holds of one database.
@@ -201,6 +225,9 @@ pub struct CopyBegin {
     /// True: you hold commits that the active lacks: keep them before you change anything.
     #[prost(bool, tag = "4")]
     pub keep: bool,
+    /// Who may use the file.
+    #[prost(message, optional, tag = "5")]
+    pub attributes: Option<FileAttributes>,
 }
 
 /// Active to standby: hash the pages of your database file, and answer with [`PageHashes`].

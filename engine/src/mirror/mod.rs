@@ -6,6 +6,7 @@
 //! know epochs and does not decide when to promote. A call must not be dropped half-way.
 
 mod append;
+mod attributes;
 mod copying;
 mod error;
 mod flush;
@@ -42,10 +43,6 @@ pub struct MirrorConfig {
     pub database: PathBuf,
     /// Directory of this database's `mirror.state`.
     pub state_dir: PathBuf,
-    /// Permission bits of database and WAL when they are made here (as the source's).
-    pub mode: Option<u32>,
-    /// User and group of database and WAL when they are made here (as the source's).
-    pub owner: Option<(u32, u32)>,
     /// How many zeros to keep written ahead of the append point, bytes; 0: none.
     pub zero_ahead_bytes: u32,
     /// Fault switches.
@@ -69,8 +66,6 @@ impl MirrorConfig {
         Self {
             database: database.into(),
             state_dir: state_dir.into(),
-            mode: None,
-            owner: None,
             zero_ahead_bytes: ZERO_AHEAD_BYTES,
             #[cfg(test)]
             faults: Faults::default(),

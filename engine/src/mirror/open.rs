@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     durable,
-    storage::{Backend, DiskFile, Open, Storage, StorageFile},
+    storage::{Backend, DiskFile, Storage, StorageFile},
     wal::{Frames, frame_bytes},
 };
 use lockstep_wire::{Chain, FrameNo, WalGeneration};
@@ -53,14 +53,13 @@ impl Mirror {
     /// [`MirrorError`] names the path and the remedy: in use elsewhere, not writable, damaged state file.
     pub async fn open(disk: Backend, config: MirrorConfig) -> Result<Self, MirrorError> {
         let saved = read_state(&disk, &config).await?;
-        let how = Open { create: true, mode: config.mode, owner: config.owner };
-        let database = durable::open_durably(&disk, &config.database, how).await?;
+        let database = durable::open_durably(&disk, &config.database).await?;
         if !database.lock_sqlite().await? {
             return Err(MirrorError::InUse(config.database));
         }
         // Nobody has the database open, so this wal-index is left over from a past run.
         disk.remove(&config.shm()).await?;
-        let wal = durable::open_durably(&disk, &config.wal(), how).await?;
+        let wal = durable::open_durably(&disk, &config.wal()).await?;
         let scan = scan(&wal).await?;
         let wal_identity = wal.identity().await?;
         // A WAL without a header has salts of zero in the state file.

@@ -16,7 +16,7 @@ use super::thread::{Input, Inputs};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::TakenOver;
 use lockstep_wire::{
-    Ack, Databases, Epoch, FrameNo, Message, MirrorState, PageHashes, Position, WalGeneration,
+    Ack, Databases, Epoch, FileAttributes, FrameNo, Message, MirrorState, PageHashes, Position, WalGeneration,
 };
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -28,6 +28,19 @@ const CAPTURE_RETRY: Duration = Duration::from_millis(100);
 
 /// What answers a waiter.
 pub(super) type WaitReply = oneshot::Sender<Result<Acknowledged, String>>;
+
+/// Bytes of ACLs and labels beside the names of databases: half of what the message may have. What is beyond is
+/// told when a copy of its database begins.
+const ATTRIBUTES_BUDGET_BYTES: usize = lockstep_wire::MAX_CONTROL_BYTES / 2;
+
+fn within_budget(attributes: Vec<FileAttributes>) -> Vec<FileAttributes> {
+    let mut used = 0;
+    let fitting = attributes.into_iter().take_while(|told| {
+        used += told.acl.len() + told.label.len();
+        used <= ATTRIBUTES_BUDGET_BYTES
+    });
+    fitting.collect()
+}
 
 /// The active role of this node.
 pub(super) struct Active {
@@ -153,7 +166,9 @@ impl Active {
     /// A standby is connected: tell it what will come.
     pub(super) fn connected(&mut self, connection: Rc<Connection>) {
         let names = self.databases.iter().map(|d| d.config.name.to_string()).collect();
-        connection.send_control(Databases { names }.into());
+        let attributes = self.databases.iter().map(Served::attributes).map(Option::unwrap_or_default);
+        let attributes = within_budget(attributes.collect());
+        connection.send_control(Databases { names, attributes }.into());
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
         self.session =
@@ -219,11 +234,12 @@ impl Active {
         let sender = session.connection.stream(index as u16 + 1);
         let inputs = self.inputs.clone();
         let of = Rc::downgrade(&capture);
+        let attributes = database.attributes();
         let shipment = tokio::task::spawn_local(async move {
             let notes = inputs.clone();
             let connection = sender.connection_id();
             let note = move |note| notes.send(Input::Ship { index, connection, note });
-            Shipment { capture: &capture, events: &mut events, sender, hashes, note: &note }
+            Shipment { capture: &capture, events: &mut events, sender, hashes, attributes, note: &note }
                 .run(standby)
                 .await;
             drop(capture);

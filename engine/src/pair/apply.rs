@@ -12,8 +12,8 @@ use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError};
 use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{
-    Ack, Chain, CopyBegin, DatabaseName, Epoch, FrameNo, Message, PageHashes, Position, Refusal, Rewind,
-    Rewound, WalGeneration,
+    Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, FrameNo, Message, PageHashes, Position,
+    Refusal, Rewind, Rewound, WalGeneration,
 };
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,8 @@ pub(super) struct Applier {
     pub(super) quarantine: Quarantine,
     /// The epoch under which diverged data is replaced: names its quarantine.
     pub(super) epoch: Epoch,
+    /// Who may use the database's file on the active, as far as it said at the beginning.
+    pub(super) attributes: Option<FileAttributes>,
 }
 
 /// Why a database cannot go on with this connection.
@@ -71,9 +73,9 @@ impl Applier {
     ) -> Option<Box<Mirror>> {
         let mut flush = InFlight::default();
         let mut copy = None;
-        let mut failed = None;
-        if let Err(error) = self.serve(&mut mirror, &mut work, &mut flush, &mut copy).await {
-            failed = Some(error);
+        let mut failed = self.set_attributes(&mut mirror, None).await.err();
+        if failed.is_none() {
+            failed = self.serve(&mut mirror, &mut work, &mut flush, &mut copy).await.err();
         }
         if let Some(flush) = flush.0.take() {
             // That nobody hears of its frames any more is no failure.
@@ -206,6 +208,7 @@ impl Applier {
                 Position { generation: WalGeneration(rewind.generation), frame: FrameNo(rewind.frame) };
             let chain = Chain::from_packed(rewind.chain);
             mirror.adopt(WalPoint { position, chain, salts: mirror.point().salts }).await?;
+            self.set_attributes(mirror, None).await?;
             self.acknowledge(mirror).await;
             return Ok(());
         }
@@ -237,7 +240,22 @@ impl Applier {
             let kept = mirror.quarantine(&self.quarantine, reason).await?;
             self.note(StandbyNote::Quarantined(kept.directory));
         }
+        self.set_attributes(mirror, begin.attributes.as_ref()).await?;
         Ok(mirror.begin_copy(begin.resync, begin.page_size, begin.page_count).await?)
+    }
+
+    /// Before any data of the active becomes visible. What was told later counts more; diverged files stay as
+    /// they are until a copy begins or they are adopted.
+    async fn set_attributes(
+        &self,
+        mirror: &mut Mirror,
+        later: Option<&FileAttributes>,
+    ) -> Result<(), ApplyError> {
+        let early = self.attributes.as_ref().filter(|_| !mirror.is_diverged());
+        if let Some(wanted) = later.or(early) {
+            self.note(StandbyNote::LacksAttributes(mirror.set_attributes(wanted).await?));
+        }
+        Ok(())
     }
 
     async fn acknowledge(&self, mirror: &Mirror) {

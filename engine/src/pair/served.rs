@@ -12,7 +12,7 @@ use super::thread::Inputs;
 use crate::capture::{Capture, CaptureError, CaptureEvent};
 use crate::mirror::TakenOver;
 use crate::wal::WalPoint;
-use lockstep_wire::{Chain, FrameNo, Position, Salts};
+use lockstep_wire::{Chain, FileAttributes, FrameNo, Position, Salts};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -202,6 +202,12 @@ impl Served {
         if let Some(safe) = self.safe() {
             self.marks.release(safe);
         }
+    }
+
+    /// Owner, group, mode, ACL and label of its file; `None` when there is none or it cannot be looked at, which
+    /// capture says better.
+    pub(super) fn attributes(&self) -> Option<FileAttributes> {
+        crate::storage::attributes_of(&self.config.path).ok().flatten()
     }
 
     pub(super) fn status(&self) -> DatabaseStatus {

@@ -10,8 +10,8 @@ use super::status::CopyProgress;
 use crate::capture::{Attached, Capture, CaptureCommand, CaptureEvent};
 use crate::wal::WalPoint;
 use lockstep_wire::{
-    Chain, CopyBegin, CopyEnd, FrameNo, Generation, HashRequest, MirrorState, PageChunk, PageHashes,
-    Position, Rewind, Salts, WalBatch, WalGeneration,
+    Chain, CopyBegin, CopyEnd, FileAttributes, FrameNo, Generation, HashRequest, MirrorState, PageChunk,
+    PageHashes, Position, Rewind, Salts, WalBatch, WalGeneration,
 };
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +59,8 @@ pub(super) struct Shipment<'a> {
     pub(super) events: &'a mut mpsc::Receiver<CaptureEvent>,
     pub(super) sender: StreamSender,
     pub(super) hashes: mpsc::Receiver<PageHashes>,
+    /// Who may use the database's file.
+    pub(super) attributes: Option<FileAttributes>,
     pub(super) note: &'a dyn Fn(ShipNote),
 }
 
@@ -131,7 +133,8 @@ impl Shipment<'_> {
                     (self.note)(ShipNote::Ahead);
                 }
                 let resync = standby.has_pages && standby.page_size == page_size;
-                let begin = CopyBegin { resync, page_size, page_count, keep: ahead };
+                let attributes = self.attributes.take();
+                let begin = CopyBegin { resync, page_size, page_count, keep: ahead, attributes };
                 Some(self.begin_copy(begin).await?)
             }
         };

@@ -11,7 +11,7 @@ use super::{CommitMode, DatabaseConfig, EngineConfig};
 use crate::copy::quarantine::Quarantine;
 use crate::mirror::{Mirror, MirrorConfig, MirrorError, TakenOver};
 use crate::storage::Backend;
-use lockstep_wire::{Message, MirrorState, MirrorStates, Position, Refusal};
+use lockstep_wire::{Databases, FileAttributes, Message, MirrorState, MirrorStates, Position, Refusal};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -25,6 +25,8 @@ pub(super) enum StandbyNote {
     Copy(Option<CopyProgress>),
     /// It cannot go on with this connection.
     Failed(Refusal),
+    /// What of the active's owner, mode, ACL and label the files here could not be given.
+    LacksAttributes(Vec<String>),
     /// Diverged data was kept.
     Quarantined(PathBuf),
 }
@@ -47,6 +49,8 @@ struct StandbyDatabase {
     mirror: Home,
     /// The last alarm about it; a fault that stays is not told at every connection.
     alarm: Option<String>,
+    /// What its files could not be given; told once.
+    lacks: Vec<String>,
     /// Feeds the task.
     queue: Option<mpsc::UnboundedSender<Work>>,
     position: Position,
@@ -151,6 +155,7 @@ impl Standby {
                 opener,
                 mirror: Home::Closed,
                 alarm: None,
+                lacks: Vec::new(),
                 position: Position::default(),
                 durable: Position::default(),
                 complete: false,
@@ -199,7 +204,7 @@ impl Standby {
     /// A message of the active.
     pub(super) fn message(&mut self, stream: u16, message: Message, credit: Credit) -> Result<(), String> {
         if let Message::Databases(databases) = message {
-            return self.announced(&databases.names);
+            return self.announced(&databases);
         }
         let index = self.streams.get(usize::from(stream).wrapping_sub(1)).copied();
         let Some(index) = index else {
@@ -213,7 +218,8 @@ impl Standby {
     }
 
     /// The active names its databases: start a task for each and answer what is held.
-    fn announced(&mut self, names: &[String]) -> Result<(), String> {
+    fn announced(&mut self, announced: &Databases) -> Result<(), String> {
+        let names = &announced.names;
         let Some(connection) = self.connection.clone() else { return Ok(()) };
         if !self.streams.is_empty() {
             return Err("databases announced twice".into());
@@ -236,7 +242,8 @@ impl Standby {
         self.streams.clone_from(&streams);
         let mut states = Vec::new();
         for (at, index) in streams.iter().enumerate() {
-            states.push(self.start_task(*index, at as u16 + 1, &connection));
+            let attributes = announced.attributes.get(at).filter(|told| told.mode > 0).cloned();
+            states.push(self.start_task(*index, at as u16 + 1, &connection, attributes));
         }
         tokio::task::spawn_local(async move {
             let mut held = Vec::new();
@@ -257,6 +264,7 @@ impl Standby {
         index: usize,
         stream: u16,
         connection: &Rc<Connection>,
+        attributes: Option<FileAttributes>,
     ) -> oneshot::Receiver<MirrorState> {
         let (queue, work) = mpsc::unbounded_channel();
         let (returning, returns) = oneshot::channel();
@@ -272,6 +280,7 @@ impl Standby {
             acknowledge_received: self.acknowledge_received,
             quarantine: self.quarantine.clone(),
             epoch: connection.epoch(),
+            attributes,
         };
         let opener = database.opener.clone();
         tokio::task::spawn_local(async move {
@@ -316,6 +325,13 @@ impl Standby {
             StandbyNote::Quarantined(directory) => {
                 let name = database.config.name.clone();
                 self.inputs.event(super::EngineEvent::Quarantined { database: name, directory });
+            }
+            StandbyNote::LacksAttributes(lacks) => {
+                if database.lacks != lacks && !lacks.is_empty() {
+                    let (name, lacks) = (&database.config.name, lacks.join(", "));
+                    self.inputs.notice(false, format!("database {name}: its files on this standby could not be given the active's {lacks}: run Lockstep as root, or make them fit before the application opens them here"));
+                }
+                database.lacks = lacks;
             }
             StandbyNote::Failed(refusal) => {
                 let sentence = refusal.sentence.clone();

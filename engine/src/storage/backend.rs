@@ -3,10 +3,11 @@
 //! Pure dispatch; what each twin does is in its own file.
 
 use super::{
-    BlockingDisk, BlockingFile, FileIdentity, Open, SimulatedDisk, SimulatedFile, Storage, StorageError,
-    StorageFile, UringDisk, UringFile,
+    Applied, BlockingDisk, BlockingFile, FileIdentity, Open, SimulatedDisk, SimulatedFile, Storage,
+    StorageError, StorageFile, UringDisk, UringFile,
 };
 use bytes::Bytes;
+use lockstep_wire::FileAttributes;
 use std::path::Path;
 
 /// The disk in use.
@@ -110,6 +111,10 @@ impl StorageFile for DiskFile {
 
     async fn set_len(&self, length: u64) -> Result<(), StorageError> {
         on_file!(self, file => file.set_len(length))
+    }
+
+    async fn set_attributes(&self, wanted: &FileAttributes) -> Result<Applied, StorageError> {
+        on_file!(self, file => file.set_attributes(wanted))
     }
 
     async fn length(&self) -> Result<u64, StorageError> {

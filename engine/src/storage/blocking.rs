@@ -4,8 +4,9 @@
 //! the disk, so inside a runtime it runs on tokio's blocking pool and the data thread gathers the
 //! next batch meanwhile.
 
-use super::{FileIdentity, Open, Storage, StorageError, StorageFile, posix};
+use super::{Applied, FileIdentity, Open, Storage, StorageError, StorageFile, attributes, posix};
 use bytes::Bytes;
+use lockstep_wire::FileAttributes;
 use std::{
     fs::File,
     io,
@@ -120,6 +121,10 @@ impl StorageFile for BlockingFile {
 
     async fn set_len(&self, length: u64) -> Result<(), StorageError> {
         posix::set_len(&self.file, length).map_err(self.named("resize"))
+    }
+
+    async fn set_attributes(&self, wanted: &FileAttributes) -> Result<Applied, StorageError> {
+        attributes::apply(&self.file, wanted).map_err(self.named("set owner and mode of"))
     }
 
     async fn length(&self) -> Result<u64, StorageError> {

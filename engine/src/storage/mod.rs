@@ -5,6 +5,7 @@
 //! rename is decided in [`crate::durable`] only. Nothing here crosses threads: one data thread owns
 //! its files.
 
+mod attributes;
 mod backend;
 mod blocking;
 mod error;
@@ -15,6 +16,7 @@ mod simulated;
 mod tests;
 mod uring;
 
+pub use attributes::{ACL_MAX_BYTES, Applied, LABEL_MAX_BYTES, attributes_of, check_attributes};
 pub use backend::{Backend, DiskFile};
 pub use blocking::{BlockingDisk, BlockingFile};
 pub use error::StorageError;
@@ -23,17 +25,14 @@ pub use simulated::{SimulatedDisk, SimulatedFile};
 pub use uring::{UringDisk, UringFile};
 
 use bytes::Bytes;
+use lockstep_wire::FileAttributes;
 use std::path::Path;
 
 /// How to open a file; it is always opened for reading and writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Open {
-    /// Make the file if there is none.
+    /// Make the file if there is none; nobody but this process's user may then use it.
     pub create: bool,
-    /// Permission bits of a file made here.
-    pub mode: Option<u32>,
-    /// User and group of a file made here.
-    pub owner: Option<(u32, u32)>,
 }
 
 /// Names a file independently of its path.
@@ -132,6 +131,13 @@ pub trait StorageFile: Clone {
     /// # Errors
     /// As the operating system says, with the path.
     async fn set_len(&self, length: u64) -> Result<(), StorageError>;
+
+    /// Gives the file an owner, group, mode, ACL and label as far as this process may; durable after a
+    /// [`StorageFile::sync_all`].
+    ///
+    /// # Errors
+    /// As the operating system says, with the path.
+    async fn set_attributes(&self, wanted: &FileAttributes) -> Result<Applied, StorageError>;
 
     /// Length in bytes.
     ///

@@ -24,22 +24,7 @@ pub(super) fn open(path: &Path, how: Open) -> io::Result<File> {
         Err(error) if how.create && error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(how.mode.unwrap_or(0o600))
-        .open(path)?;
-    if let Some(mode) = how.mode {
-        // The umask took bits away that the source's file has.
-        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
-    }
-    if let Some((user, group)) = how.owner {
-        let user = rustix::fs::Uid::from_raw(user);
-        let group = rustix::fs::Gid::from_raw(group);
-        rustix::fs::fchown(&file, Some(user), Some(group))?;
-    }
-    Ok(file)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 pub(super) fn remove(path: &Path) -> io::Result<bool> {

@@ -4,8 +4,9 @@
 //! first or the last writes, some whole writes or some 512-byte sectors; of the unsynced names a
 //! prefix, as journalling file systems order them. That is at least as cruel as a page cache whose power went.
 
-use super::{FileIdentity, Open, Storage, StorageError, StorageFile};
+use super::{Applied, FileIdentity, Open, Storage, StorageError, StorageFile};
 use bytes::Bytes;
+use lockstep_wire::FileAttributes;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -306,7 +307,7 @@ impl Storage for SimulatedDisk {
         let Some(data) = self.contents(from) else {
             return Err(StorageError::of("copy to", to)(io::ErrorKind::NotFound.into()));
         };
-        let target = self.open(to, Open { create: true, ..Open::default() }).await?;
+        let target = self.open(to, Open { create: true }).await?;
         target.set_len(0).await?;
         target.write_at(0, data.into()).await?;
         Ok(false)
@@ -347,6 +348,10 @@ impl StorageFile for SimulatedFile {
     async fn set_len(&self, length: u64) -> Result<(), StorageError> {
         self.world.borrow_mut().change(Operation::SetLen { file: self.file, length: length as usize });
         Ok(())
+    }
+
+    async fn set_attributes(&self, _wanted: &FileAttributes) -> Result<Applied, StorageError> {
+        Ok(Applied::default())
     }
 
     async fn length(&self) -> Result<u64, StorageError> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const CREATE: Open = Open { create: true, mode: None, owner: None };
+const CREATE: Open = Open { create: true };
 
 #[test]
 fn both_runtimes_carry_sockets_timers_local_tasks_and_files() {

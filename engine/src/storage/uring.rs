@@ -4,8 +4,9 @@
 //! operation that was begun goes on when its future is dropped: never race one against a timer, and
 //! finish all before the runtime ends. No type of tokio-uring leaves this file.
 
-use super::{FileIdentity, Open, Storage, StorageError, StorageFile, blocking, posix};
+use super::{Applied, FileIdentity, Open, Storage, StorageError, StorageFile, attributes, blocking, posix};
 use bytes::Bytes;
+use lockstep_wire::FileAttributes;
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
@@ -110,6 +111,10 @@ impl StorageFile for UringFile {
 
     async fn set_len(&self, length: u64) -> Result<(), StorageError> {
         posix::set_len(&self.fd(), length).map_err(self.named("resize"))
+    }
+
+    async fn set_attributes(&self, wanted: &FileAttributes) -> Result<Applied, StorageError> {
+        attributes::apply(&self.fd(), wanted).map_err(self.named("set owner and mode of"))
     }
 
     async fn length(&self) -> Result<u64, StorageError> {

@@ -1,5 +1,6 @@
 //! The data path end to end: two engines over loopback, a writer in a process of its own.
 
+mod attributes;
 mod board;
 mod changes;
 mod full_disk;

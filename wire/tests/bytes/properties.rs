@@ -39,7 +39,7 @@ fn control_message() -> impl Strategy<Value = Message> {
             }
         ),
         any::<(String, String)>().prop_map(|(code, sentence)| Refusal { code, sentence }.into()),
-        vec(any::<String>(), 0..8).prop_map(|names| Databases { names }.into()),
+        vec(any::<String>(), 0..8).prop_map(|names| Databases { names, attributes: Vec::new() }.into()),
         vec(mirror_state(), 0..8).prop_map(|states| MirrorStates { states }.into()),
         any::<(u64, bool)>().prop_map(|(nonce, answer)| Ping { nonce, answer }.into()),
         any::<String>().prop_map(|reason| Goodbye { reason }.into()),
@@ -63,7 +63,7 @@ fn data_message() -> impl Strategy<Value = Message> {
             .prop_map(|(generation, frame, chain)| Rewind { generation, frame, chain }.into()),
         any::<(u64, u32)>().prop_map(|(generation, frame)| Rewound { generation, frame }.into()),
         any::<(bool, u32, u32)>().prop_map(|(resync, page_size, page_count)| {
-            CopyBegin { resync, page_size, page_count, keep: !resync }.into()
+            CopyBegin { resync, page_size, page_count, keep: !resync, attributes: None }.into()
         }),
         any::<(u32, u32)>()
             .prop_map(|(first_page, page_count)| HashRequest { first_page, page_count }.into()),

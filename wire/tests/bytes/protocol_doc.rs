@@ -60,6 +60,7 @@ fn field_type(prost: &str) -> String {
         .replace(" = \"bytes\"", "")
         .replace("enumeration = \"Intent\"", "Intent")
         .replace(", repeated", " list")
+        .replace(", optional", " or none")
 }
 
 fn field_table(of: &Declared) -> String {

@@ -25,6 +25,13 @@ pub(crate) fn messages() -> Vec<Message> {
         has_pages: true,
         diverged: true,
     };
+    let attributes = FileAttributes {
+        mode: 0o100_640,
+        user: 1234,
+        group: 4321,
+        acl: bytes(44),
+        label: Bytes::from_static(b"system_u:object_r:var_lib_t:s0\0"),
+    };
     vec![
         Hello {
             version_min: 1,
@@ -38,7 +45,11 @@ pub(crate) fn messages() -> Vec<Message> {
         .into(),
         Refusal { code: "pair".into(), sentence: "this node belongs to pair \"till\": correct `id`".into() }
             .into(),
-        Databases { names: vec!["orders".into(), "users".into()] }.into(),
+        Databases {
+            names: vec!["orders".into(), "users".into()],
+            attributes: vec![attributes.clone(), FileAttributes::default()],
+        }
+        .into(),
         MirrorStates { states: vec![mirror, MirrorState { stream: 2, ..MirrorState::default() }] }.into(),
         Generation {
             generation: 8,
@@ -60,7 +71,14 @@ pub(crate) fn messages() -> Vec<Message> {
         Ack { generation: 8, received_frame: 300, durable_frame: 299, complete: true }.into(),
         Rewind { generation: 8, frame: 298, chain: 0x3132_3334_3536_3738 }.into(),
         Rewound { generation: 8, frame: 298 }.into(),
-        CopyBegin { resync: true, page_size: 512, page_count: 70_000, keep: true }.into(),
+        CopyBegin {
+            resync: true,
+            page_size: 512,
+            page_count: 70_000,
+            keep: true,
+            attributes: Some(attributes),
+        }
+        .into(),
         HashRequest { first_page: 1, page_count: 1024 }.into(),
         PageHashes { first_page: 1, hashes: bytes(32) }.into(),
         PageChunk { first_page: 65, data: bytes(512) }.into(),

@@ -101,7 +101,7 @@ async fn become_former_active(disk: &Backend, config: &MirrorConfig, source: &So
     disk.create_dir_all(config.database.parent().unwrap()).await.unwrap();
     let wal = source.path().with_extension("db-wal");
     for (from, to) in [(source.path(), config.database.clone()), (wal, config.wal())] {
-        let file = disk.open(&to, crate::storage::Open { create: true, ..Default::default() }).await.unwrap();
+        let file = disk.open(&to, crate::storage::Open { create: true }).await.unwrap();
         file.write_at(0, std::fs::read(from).unwrap().into()).await.unwrap();
         file.close().await.unwrap();
     }
