@@ -6,4 +6,4 @@ mod pair;
 
 pub(crate) use inside::arguments;
 pub(crate) use lab::Lab;
-pub(crate) use pair::Pair;
+pub(crate) use pair::{Logged, Pair};
