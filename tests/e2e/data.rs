@@ -115,9 +115,11 @@ fn a_database_that_cannot_be_followed_is_a_fault_and_commits_nobody_waits_for_ar
         let fault = pair.databases[0].fault.as_ref();
         fault.is_some_and(|fault| fault.contains(remedy))
             && pair.events.iter().any(|event| event.sentence.contains(remedy))
+            && pair.alarms.iter().any(|alarm| alarm.sentence.contains(remedy))
     });
     assert_eq!(done(&sqlite(&lab, "a", &path, remedy)), "wal");
     until(&lab, "being in sync", |pair| pair.in_sync && pair.databases[0].fault.is_none());
+    until(&lab, "the end of the alarm", |pair| pair.alarms.is_empty());
     for _ in 0..5 {
         done(&sqlite(&lab, "a", &path, "INSERT INTO t VALUES (1)"));
     }

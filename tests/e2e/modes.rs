@@ -134,6 +134,25 @@ fn an_application_whose_health_answers_later_than_the_lease_lasts_is_left_alone(
 }
 
 #[test]
+fn an_application_that_ends_again_and_again_is_an_alarm_and_a_switchover_resolves_it() {
+    let broken = tempfile::tempdir().expect("a temporary folder");
+    let flag = broken.path().join("broken");
+    let lab = Lab::new().up(&["--app", &format!("until [ -e {} ]; do sleep 0.1; done", flag.display())]);
+    until("being in sync", || is_in_sync(&lab, "a", "b"));
+    let alarms = |node| pair(&lab, node)["alarms"].to_string();
+    assert_eq!(alarms("a"), "[]");
+    std::fs::write(&flag, "").expect("it is written");
+    until("the alarm", || alarms("a").contains("failed after its restarts"));
+    let held = pair(&lab, "a");
+    assert!(held["state"] == "active" && held["alarms"][0]["severity"] == "critical", "{held}");
+    assert!(alarms("a").contains("lockstep switchover"), "the remedy: {held}");
+    std::fs::remove_file(&flag).expect("it is removed");
+    operate(&lab, "a", "switchover");
+    until("the switchover to b", || is_in_sync(&lab, "b", "a"));
+    until("the end of the alarm", || alarms("a") == "[]" && alarms("b") == "[]");
+}
+
+#[test]
 fn every_fault_may_be_made_twice_and_one_that_cannot_be_made_says_why() {
     let lab = Lab::up_without_agents();
     let faults: [&[&str]; 10] = [

@@ -24,13 +24,14 @@ pub enum Action {
     Log {
         /// Row of the table, or a step's name.
         row: &'static str,
-        /// How much it matters.
+        /// How much it matters; what is critical is also an alarm.
         severity: Severity,
         /// The sentence.
         sentence: String,
     },
-    /// An alarm for mail and pages; raised once per change.
-    Alarm(String),
+    /// The round trip endangers the lease (row 18), whatever else holds; `None`: no longer. Given once
+    /// per change.
+    RoundTripAlarm(Option<(Severity, String)>),
     /// A question only the operator can answer; `None` withdraws it.
     Question(Option<String>),
     /// Hand this to the heartbeat thread; it answers [`crate::Event::HeartbeatSet`]. Also the

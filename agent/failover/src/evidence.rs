@@ -7,6 +7,7 @@ use crate::detector::Detector;
 use crate::event::{Path, VipProbe};
 use crate::grant::ReceivedGrant;
 use crate::profile::Timing;
+use crate::round_trip::RoundTrips;
 use crate::table::{Peer, Vip};
 use crate::time::Time;
 use lockstep_wire::{Epoch, Heartbeat, Position, SessionId};
@@ -49,6 +50,8 @@ pub struct Evidence {
     former: Vec<u64>,
     /// Newest own send time the peer echoed, and at which epoch of the peer.
     pub echoed: Option<(Time, Epoch)>,
+    /// How long answers take.
+    pub round_trips: RoundTrips,
     /// Targets.
     pub majority: Option<Majority>,
     /// The VIP probe of the present attempt: when sent, what came.
@@ -83,6 +86,7 @@ impl Evidence {
             word: None,
             former: Vec::new(),
             echoed: None,
+            round_trips: RoundTrips::default(),
             majority: None,
             vip: None,
             foreign_at: None,
@@ -98,7 +102,14 @@ impl Evidence {
     }
 
     /// Takes a heartbeat. True when it is the newest word of the peer's present session.
-    pub fn on_heartbeat(&mut self, path: Path, heartbeat: &Heartbeat, at: Time, epoch: Epoch) -> bool {
+    pub fn on_heartbeat(
+        &mut self,
+        path: Path,
+        heartbeat: &Heartbeat,
+        at: Time,
+        epoch: Epoch,
+        timing: &Timing,
+    ) -> bool {
         if heartbeat.session == 0 || self.former.contains(&heartbeat.session) {
             return false;
         }
@@ -106,6 +117,8 @@ impl Evidence {
         self.detector.on_heard(path, at, us(heartbeat.lease_us), us(heartbeat.period_us));
         if heartbeat.echo_session == self.session.0 && heartbeat.echo_sent_us != 0 {
             let echo = (Time::from_us(heartbeat.echo_sent_us), heartbeat.epoch());
+            let trip = at.since(echo.0).saturating_sub(us(heartbeat.echo_held_us));
+            self.round_trips.on_answer(path, trip, at, timing);
             if self.echoed.is_none_or(|(sent, _)| echo.0 >= sent) {
                 self.echoed = Some(echo);
             }

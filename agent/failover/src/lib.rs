@@ -16,6 +16,7 @@ mod machine;
 pub mod profile;
 mod pulse;
 mod refusal;
+pub mod round_trip;
 pub mod state;
 pub mod status;
 mod step;

@@ -74,7 +74,7 @@ pub struct Timing {
     pub margin: Duration,
     /// Extra wait before an automatic failover, set by the operator.
     pub hold_off: Duration,
-    /// Largest round trip the grant allows for; above `lease - 2.5 periods` an alarm is due.
+    /// Largest round trip the grant allows for; from [`Timing::round_trip_limit`] on an alarm is due.
     pub round_trip: Duration,
     /// What one durable write of the pair's state may take under a grant.
     pub persist: Duration,
@@ -103,6 +103,11 @@ impl Timing {
     /// 2.5 periods: the silence after which the active may lean on its targets (R2).
     pub const fn silence(&self) -> Duration {
         Duration::from_micros(self.period.as_micros() as u64 * 5 / 2)
+    }
+
+    /// From this round trip on the lease is at risk: what 2.5 periods leave of it.
+    pub const fn round_trip_limit(&self) -> Duration {
+        Duration::from_micros((self.lease.as_micros() - self.silence().as_micros()) as u64)
     }
 
     /// V: how long a grant lasts after the standby sent what it echoes.

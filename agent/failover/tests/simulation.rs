@@ -136,6 +136,28 @@ fn a_solo_active_serves_again_alone_after_a_power_cut() {
 }
 
 #[test]
+fn a_solo_active_that_stalled_past_its_lease_serves_again_soon_whenever_the_standby_returns() {
+    for moment in 0..20 {
+        let mut world = well(11 + moment * 7);
+        world.nodes[1].power_off();
+        expect(&mut world, 8_000, "solo", |w| w.nodes[0].status().is_some_and(|s| s.solo));
+        world.nodes[0].frozen = true;
+        world.run(1_000);
+        assert_eq!(world.holders(), [0; 0], "the lease ended");
+        world.nodes[0].frozen = false;
+        if moment % 2 == 1 {
+            world.run(moment * 100);
+            let now = world.true_us();
+            world.nodes[1].power_on(now);
+            expect(&mut world, 20_000, "in sync again", World::is_well);
+            continue;
+        }
+        // Clearing, twice the detection time, the probes of the VIP, the opening.
+        expect(&mut world, 2_000, "it serves again", |w| w.holders() == [0]);
+    }
+}
+
+#[test]
 fn without_a_grant_the_operator_is_asked_and_may_accept_loss() {
     let mut world = well(10);
     world.nodes[1].kill_agent(true);

@@ -3,6 +3,7 @@
 //! Carries out [`EngineAction`]s on the engine and turns what the engine says into events. Retries
 //! nothing by itself: the machine asks again for what has not happened.
 
+use super::alarms::Alarms;
 use super::queue::EventQueue;
 use crate::heartbeat::Heart;
 use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent};
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// How often positions are reported to the machine: they serve lineage and questions only.
-const POSITIONS_EVERY: Duration = Duration::from_millis(200);
+/// How often the databases are looked at: positions serve lineage and questions only, alarms people.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Carries out engine actions, one after the other in their order.
 pub(super) async fn carry_out(
@@ -124,12 +125,14 @@ pub(super) async fn listen(
     }
 }
 
-/// Reports where the databases stand, until the queue's other end is gone.
-pub(super) async fn report_positions(engine: Engine, queue: EventQueue) {
-    let mut every = tokio::time::interval(POSITIONS_EVERY);
+/// Reports where the databases stand and which are refused, until the queue's other end is gone.
+pub(super) async fn watch_databases(engine: Engine, queue: EventQueue, alarms: Alarms) {
+    let mut every = tokio::time::interval(LOOK_EVERY);
     loop {
         every.tick().await;
-        for database in engine.status().databases {
+        let databases = engine.status().databases;
+        alarms.databases(&databases);
+        for database in databases {
             let known = !matches!(database.state, DatabaseState::Absent | DatabaseState::Idle);
             if known && !queue.event(Event::At { database: database.name, position: database.position }) {
                 return;

@@ -4,6 +4,7 @@
 //! the configuration; the agent itself only starts them, answers its socket and ends.
 
 mod address;
+mod alarms;
 mod application;
 mod data;
 mod decide;

@@ -1,5 +1,6 @@
 //! One pair on this node: starts its threads and holds their handles.
 
+use super::alarms::Alarms;
 use super::decide::{Decider, now};
 use super::hands::Hands;
 use super::probing::{ProbeConfig, Probes};
@@ -76,7 +77,8 @@ impl Pair {
         let (engine_actions, action_queue) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(data::carry_out(engine.clone(), queue.clone(), action_queue));
         tokio::spawn(data::listen(engine_events, queue.clone(), heart.clone()));
-        tokio::spawn(data::report_positions(engine.clone(), queue.clone()));
+        let alarms = Alarms::new(log.clone());
+        tokio::spawn(data::watch_databases(engine.clone(), queue.clone(), alarms.clone()));
         let machine = Machine::new(machine_config(config, pair, identity, session, timing), state, now());
         let shown = Arc::new(Mutex::new(machine.status()));
         let (application, apps) =
@@ -95,7 +97,7 @@ impl Pair {
             engine: engine_actions,
             engine_orders: 0,
             application,
-            log: log.clone(),
+            alarms,
         };
         queue.event(leftovers);
         let decider = Decider { machine, inputs, hands, state_file, log: log.clone(), shown: shown.clone() };

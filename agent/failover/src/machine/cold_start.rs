@@ -159,8 +159,8 @@ impl Machine {
         let Stage::Clearing { asked_at, sockets, element, vip, app } = &mut cold.stage else { return false };
         if *sockets && *element && *vip && *app {
             cold.stage = Stage::Idle;
-            let listen = (self.config.timing.dead_after * 2).max(LISTEN_MIN);
-            cold.listen_until = Some(now + listen);
+            let listen = now + self.config.timing.dead_after * 2;
+            cold.listen_until = Some(listen.max(self.started + LISTEN_MIN));
             self.evidence.lease_open = false;
             return self.go(cold);
         }

@@ -13,15 +13,17 @@ mod opening;
 mod promote;
 mod release;
 mod request;
+mod round_trip;
 mod standby;
 mod view;
 mod voice;
 
 use crate::action::{Action, Severity, Voice};
-use crate::event::Event;
+use crate::event::{Event, Path};
 use crate::evidence::Evidence;
 use crate::grant::SentGrant;
 use crate::profile::Timing;
+use crate::round_trip::Pace;
 use crate::state::{Fork, LINEAGE_MAX, PairState, Was};
 use crate::status::{State, Status};
 use crate::step::{Pending, Step};
@@ -34,7 +36,7 @@ use std::time::Duration;
 const REFRESH: Duration = Duration::from_secs(1);
 /// Unfinished effects are asked for again this often.
 const RETRY: Duration = Duration::from_secs(1);
-/// A node that starts listens at least this long for its peer before it judges that it is alone:
+/// An agent listens at least this long after its start for its peer before it judges that it is alone:
 /// the data connection that brings the heartbeat keys must have had time to come up.
 const LISTEN_MIN: Duration = Duration::from_secs(3);
 /// Phase changes within one event: more would be a loop.
@@ -113,6 +115,10 @@ pub struct Machine {
     /// A row that may pass, and since when it holds.
     passing: Option<(&'static str, Time)>,
     sentence: String,
+    /// What was said of the round trip.
+    pace: Option<(Path, Pace)>,
+    /// When this life began.
+    started: Time,
     now: Time,
     out: Vec<Action>,
 }
@@ -137,6 +143,8 @@ impl Machine {
             row: "start",
             passing: None,
             sentence: String::new(),
+            pace: None,
+            started: now,
             now,
             out: Vec::new(),
         }
@@ -181,7 +189,7 @@ impl Machine {
             question: self.question.clone(),
             row: self.row,
             evidence: self.evidence.sentence(timing, self.now),
-            heard: crate::event::Path::ALL.map(heard),
+            heard: Path::ALL.map(heard),
             lease_open: self.evidence.lease_open,
             observe: self.observe,
             maintenance: self.maintenance,
@@ -216,6 +224,7 @@ impl Machine {
         if self.next.is_none() {
             self.speak();
         }
+        self.judge_round_trip();
         let actions = std::mem::take(&mut self.out);
         match &self.next {
             Some(state) if !self.handed_out => {
@@ -294,11 +303,7 @@ impl Machine {
     }
 
     fn log(&mut self, row: &'static str, severity: Severity, sentence: impl Into<String>) {
-        let sentence = sentence.into();
-        self.out.push(Action::Log { row, severity, sentence: sentence.clone() });
-        if severity == Severity::Critical {
-            self.out.push(Action::Alarm(sentence));
-        }
+        self.out.push(Action::Log { row, severity, sentence: sentence.into() });
     }
 
     /// Logs a row of the table when it is another than the last, with its evidence.

@@ -12,7 +12,8 @@ impl Machine {
         match event {
             Event::Persisted => self.on_persisted(),
             Event::HeartbeatReceived { path, heartbeat, received_at } => {
-                self.evidence.on_heartbeat(path, &heartbeat, received_at, self.state.epoch);
+                let timing = &self.config.timing;
+                self.evidence.on_heartbeat(path, &heartbeat, received_at, self.state.epoch, timing);
                 self.note_heard();
             }
             Event::PeerAnnounced { received_at } => self.evidence.detector.on_announced(received_at),

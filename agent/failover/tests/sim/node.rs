@@ -371,7 +371,7 @@ impl Node {
                     self.effects.push((if self.fast { soon } else { soon + 5 }, Event::AppHealthy));
                 }
                 Action::StopApp | Action::KillApp => self.effects.push((soon, Event::AppStopped)),
-                Action::Alarm(_)
+                Action::RoundTripAlarm(_)
                 | Action::Question(_)
                 | Action::ProbeTargets(_)
                 | Action::Announce
