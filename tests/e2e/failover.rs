@@ -198,7 +198,8 @@ fn one_cut_cable_never_moves_the_address() {
     let pair = Pair::up(&[]);
     let (inward, outward) = (&["--one-way", "in"][..], &["--one-way", "out"][..]);
     // The direct link has two ends and is one cable: what b does not hear, a does not reach.
-    let cuts: [(&str, &str, &[&str], Option<[&str; 2]>); 9] = [
+    type Rows = Option<[&'static str; 2]>;
+    let cuts: [(&str, &str, &[&str], Rows); 9] = [
         ("direct", "a", &[], Some(["2a", "2b"])),
         ("direct", "a", inward, None),
         ("direct", "a", outward, None),
