@@ -4,14 +4,13 @@
 //! expiry: a peer is trusted because the configuration names its fingerprint, and no decision
 //! uses wall-clock time. Checking a peer during the handshake is `tls.rs`.
 
+use crate::{durable, storage::StorageError};
 use aws_lc_rs::digest::{SHA256, digest};
 use lockstep_wire::NodeId;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fmt, fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -163,11 +162,8 @@ impl Identity {
                 return Err(IdentityError::Exists(path));
             }
         }
-        install(&dir.join(KEY_FILE), &self.key_pem, 0o600, replace)?;
-        install(&dir.join(CERTIFICATE_FILE), &self.certificate_pem, 0o644, replace)?;
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|source| IdentityError::Io { path: dir.to_owned(), source })
+        install(&dir.join(KEY_FILE), &self.key_pem)?;
+        install(&dir.join(CERTIFICATE_FILE), &self.certificate_pem)
     }
 
     /// Reads both files from `dir` and checks that they belong together.
@@ -236,28 +232,10 @@ fn damaged(path: &Path, expected: &'static str, found: &dyn fmt::Display) -> Ide
     IdentityError::Damaged { path: path.to_owned(), expected, found: found.to_string() }
 }
 
-/// Puts a whole file in place: content first, then the name. Without `replace` the name is made by
-/// a hard link, which the kernel refuses when it exists.
-fn install(path: &Path, text: &str, mode: u32, replace: bool) -> Result<(), IdentityError> {
-    let fresh = path.with_added_extension("new");
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&fresh) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        if replace {
-            fs::rename(&fresh, path)
-        } else {
-            fs::hard_link(&fresh, path).and_then(|()| fs::remove_file(&fresh))
-        }
-    };
-    write().map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => IdentityError::Exists(path.to_owned()),
-        _ => IdentityError::Io { path: path.to_owned(), source },
-    })
+/// Only this process's user may read it: also the certificate, which nobody else has a use for.
+fn install(path: &Path, text: &str) -> Result<(), IdentityError> {
+    durable::write_file_durably_blocking(path, text.to_owned())
+        .map_err(|StorageError { path, source, .. }| IdentityError::Io { path, source })
 }
 
 #[cfg(test)]
