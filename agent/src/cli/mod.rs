@@ -11,7 +11,9 @@ mod manual;
 mod operate;
 #[cfg(test)]
 mod pages;
+mod program;
 mod quarantine;
+mod shim;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -56,6 +58,10 @@ enum Verb {
     Snapshot(operate::SnapshotArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
+    /// Start a program with the SQLite shim: its commits return when the standby holds them.
+    Run(shim::RunArgs),
+    /// Tell how to start a program with the SQLite shim.
+    Shim(shim::ShimArgs),
     /// The keeper of one application.
     #[command(hide = true)]
     Supervise,
@@ -108,6 +114,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Failback(args) => operate::failback(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
         Verb::Quarantine(args) => quarantine::run(&args, &paths),
+        Verb::Run(args) => shim::run(&args, &paths),
+        Verb::Shim(args) => shim::shim(&args, &paths),
         Verb::Demo(args) => demo::run(&args),
         Verb::DemoApp(args) => demo::run_app(&args, &paths),
         Verb::DemoClient(args) => demo::run_client(&args),
