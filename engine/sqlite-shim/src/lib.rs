@@ -7,4 +7,5 @@
 //!
 //! This is a library to be loaded, not to be linked: see `docs/shim.md`.
 
+mod interpose;
 pub mod waiting;
