@@ -25,7 +25,6 @@ thread_local! {
 }
 
 /// Files that `open` opens are seen otherwise already (by SQLite's own file interface).
-#[cfg_attr(not(test), expect(dead_code, reason = "for the way in through the file interface"))]
 pub(crate) fn unseen<T>(open: impl FnOnce() -> T) -> T {
     struct Back;
     impl Drop for Back {
