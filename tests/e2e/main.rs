@@ -11,3 +11,4 @@ mod lab;
 mod lab_end;
 mod modes;
 mod service;
+mod unmodified;

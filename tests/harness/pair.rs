@@ -53,7 +53,12 @@ impl Pair {
     /// In sync with `a` active and a client that has been acknowledged something.
     pub(crate) fn up(options: &[&str]) -> Self {
         let app = format!("exec '{}' demo-app --listen 0.0.0.0:{APP_PORT}", env!("CARGO_BIN_EXE_lockstep"));
-        let lab = Lab::new().up(&[&["--app", &app], options].concat());
+        Self::with_app(&app, options)
+    }
+
+    /// The same with an application of one's own, a shell line; it answers the client as the demonstration's does.
+    pub(crate) fn with_app(app: &str, options: &[&str]) -> Self {
+        let lab = Lab::new().up(&[&["--app", app], options].concat());
         lab.ok(&["sniff-start"]);
         let mut pair = Self {
             lab,

@@ -65,7 +65,7 @@ impl Wait {
         let library = library(self.library.as_deref())?;
         let mut environment = BTreeMap::from([
             ("LD_PRELOAD", preload(&library, std::env::var_os("LD_PRELOAD"))),
-            ("LOCKSTEP_SOCKET", paths.socket().into_os_string()),
+            ("LOCKSTEP_SOCKET", socket(paths)),
         ]);
         if self.strict {
             environment.insert("LOCKSTEP_STRICT", "1".into());
@@ -111,6 +111,12 @@ pub(super) fn shim(args: &ShimArgs, paths: &Paths) -> anyhow::Result<Exit> {
         library.with_extension("").display(),
     ))?;
     Ok(Exit::Done)
+}
+
+/// The agent's socket; an application that the agent starts is told it.
+fn socket(paths: &Paths) -> OsString {
+    let told = std::env::var_os("LOCKSTEP_SOCKET").filter(|socket| !socket.is_empty());
+    told.unwrap_or_else(|| paths.socket().into_os_string())
 }
 
 /// Puts the library first in whatever is preloaded already.

@@ -85,6 +85,9 @@ pub struct AppArgs {
     /// The database's name.
     #[arg(long, default_value = "main")]
     db: String,
+    /// Answer when COMMIT returns, like a program that knows nothing of Lockstep.
+    #[arg(long)]
+    trust_commit: bool,
 }
 
 /// `lockstep demo-client`
@@ -151,6 +154,7 @@ pub fn run_app(args: &AppArgs, paths: &Paths) -> anyhow::Result<Exit> {
             (database.path(config.node.role).to_owned(), Some(safety))
         }
     };
+    let safety = safety.filter(|_| !args.trust_commit);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(app::serve(database, args.listen, safety));
     // Requests that still wait for the standby must not hold up the end.

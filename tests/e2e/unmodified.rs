@@ -1,0 +1,47 @@
+//! Programs that know nothing of Lockstep, on real pairs: what COMMIT has returned for is not lost.
+//!
+//! The demonstration's application is told to answer its clients when COMMIT returns. It has SQLite
+//! built in, so that `lockstep run` reaches it through libc.
+
+use lockstep::lab::APP_PORT;
+
+use crate::harness::Pair;
+
+/// The application with the shim.
+fn trusting() -> String {
+    let lockstep = env!("CARGO_BIN_EXE_lockstep");
+    format!("exec '{lockstep}' run -- '{lockstep}' demo-app --trust-commit --listen 0.0.0.0:{APP_PORT}")
+}
+
+#[test]
+fn what_commit_returned_for_survives_the_power_loss_of_either_node() {
+    let mut pair = Pair::with_app(&trusting(), &[]);
+    pair.moves(|pair| {
+        pair.lab.ok(&["power-off", "a"]);
+        pair.taken_over_by("b");
+    });
+    pair.lab.ok(&["power-on", "a"]);
+    pair.in_sync_under("b");
+    pair.lab.ok(&["power-off", "a"]);
+    pair.until("solo, durably", || pair.status("b").is_some_and(|b| b.solo));
+    pair.writes_go_on();
+    pair.lab.ok(&["power-on", "a"]);
+    pair.in_sync_under("b");
+    pair.moves(|pair| {
+        pair.lab.ok(&["power-off", "b"]);
+        pair.taken_over_by("a");
+    });
+    pair.lab.ok(&["power-on", "b"]);
+    pair.end("a");
+}
+
+#[test]
+fn every_commit_of_an_unmodified_program_counts_as_waited_for() {
+    let pair = Pair::with_app(&trusting(), &[]);
+    let before = pair.acknowledged();
+    pair.until("fifty acknowledged writes", || pair.acknowledged() >= before + 50);
+    pair.until("no commit that nobody waited for", || {
+        pair.status("a").is_some_and(|status| status.unwaited_commits == 0)
+    });
+    pair.end("a");
+}
