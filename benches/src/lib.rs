@@ -6,6 +6,7 @@
 
 pub mod load;
 pub mod node;
+pub mod tap;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -61,6 +62,11 @@ impl Times {
     /// Adds one.
     pub fn add(&mut self, time: Duration) {
         self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1));
+    }
+
+    /// The median, microseconds.
+    pub fn median_us(&self) -> f64 {
+        self.0.value_at_quantile(0.5) as f64 / 1000.0
     }
 
     /// Median, tail and extremes, microseconds.

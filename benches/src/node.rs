@@ -6,7 +6,8 @@ use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
 use lockstep_engine::pair::{
-    Acknowledged, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent, EngineStatus,
+    Acknowledged, BoardConfig, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent,
+    EngineStatus,
 };
 use lockstep_engine::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch, NodeId, SessionId};
@@ -16,6 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+
+/// Both nodes.
+const NAMES: [&str; 2] = ["a", "b"];
 
 /// The only port of a namespace of our own.
 const PORT: u16 = 7700;
@@ -28,10 +32,47 @@ const CHECKPOINT_FRAMES: u32 = 1_000;
 
 /// Configurations of a pair: `a` listens, each has a folder of its own below `directory`.
 pub fn pair(directory: &Path, interface: &str, addresses: [IpAddr; 2]) -> [EngineConfig; 2] {
-    let identities = ["a", "b"].map(|name| Arc::new(Identity::generate(name).expect("an identity is made")));
+    let identities = NAMES.map(|name| Arc::new(Identity::generate(name).expect("an identity is made")));
+    configs(directory, interface, addresses, &identities)
+}
+
+/// The same for nodes in processes of their own, each of which calls this: the identities are kept in
+/// `directory`, where [`make_identities`] has put them.
+pub fn pair_of_processes(directory: &Path, interface: &str, addresses: [IpAddr; 2]) -> [EngineConfig; 2] {
+    let load = |name| Arc::new(Identity::load(&directory.join("identity").join(name)).expect("it was made"));
+    let mut configs = configs(directory, interface, addresses, &NAMES.map(load));
+    for (config, name) in configs.iter_mut().zip(NAMES) {
+        let runtime_dir = directory.join(name);
+        config.boards = Some(BoardConfig { runtime_dir, group: None, strict: false });
+    }
+    configs
+}
+
+/// Makes the identities of both nodes below `directory`.
+pub fn make_identities(directory: &Path) {
+    for name in NAMES {
+        let folder = directory.join("identity").join(name);
+        std::fs::create_dir_all(&folder).expect("a folder for an identity");
+        let identity = Identity::generate(name).expect("an identity is made");
+        identity.save(&folder, false).expect("it is kept");
+    }
+}
+
+/// The board of a node of [`pair_of_processes`].
+pub fn board(config: &EngineConfig) -> PathBuf {
+    let boards = config.boards.as_ref().expect("such a node has boards");
+    boards.runtime_dir.join("bench/main.board")
+}
+
+fn configs(
+    directory: &Path,
+    interface: &str,
+    addresses: [IpAddr; 2],
+    identities: &[Arc<Identity>; 2],
+) -> [EngineConfig; 2] {
     let fingerprints = [identities[0].fingerprint(), identities[1].fingerprint()];
     [0, 1].map(|own| {
-        let name = ["a", "b"][own];
+        let name = NAMES[own];
         let folder = directory.join(name);
         std::fs::create_dir_all(&folder).expect("a folder for the node");
         EngineConfig {
