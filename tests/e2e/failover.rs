@@ -298,6 +298,22 @@ fn an_active_that_is_mute_or_cut_off_is_replaced() {
     pair.end("a");
 }
 
+#[test]
+fn a_hung_active_that_was_cut_off_sends_nothing_when_its_cables_are_mended() {
+    let mut pair = Pair::up(&[]);
+    pair.moves(|pair| {
+        pair.signal_agent("a", Signal::STOP);
+        both(pair, "cut", "a", &[]);
+        pair.taken_over_by("b");
+    });
+    // What its kernel has kept for its neighbours would leave now, and nobody there drops it.
+    both(&pair, "mend", "a", &[]);
+    pair.writes_go_on();
+    pair.never("b lets go", Duration::from_secs(2), || !pair.is("b", PairState::Active));
+    pair.signal_agent("a", Signal::CONT);
+    pair.end("b");
+}
+
 fn both(pair: &Pair, verb: &str, node: &str, way: &[&str]) {
     for cable in ["direct", "lan"] {
         pair.lab.ok(&[&[verb, cable, node], way].concat());
@@ -351,7 +367,7 @@ fn flush_guard(pair: &Pair, node: &str) {
 fn inside_flush() {
     if arguments().is_some() {
         let pair = PAIR.parse().expect("a pair id");
-        let guard = Guard::install(&pair, &[VIP.into()]).expect("CAP_NET_ADMIN and nf_tables");
+        let guard = Guard::install(&pair, &[VIP.into()], LAN_INTERFACE).expect("CAP_NET_ADMIN and nf_tables");
         guard.remove().expect("the tables go");
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn start(config: AddressConfig) -> anyhow::Result<mpsc::Sender<Task>>
     let mut address = Address {
         addresses: VipAddresses::open()?,
         announcer: Announcer::open(&config.interface, &vips)?,
-        guard: Guard::install(&config.pair, &vips)?,
+        guard: Guard::install(&config.pair, &vips, &config.interface)?,
         config,
         wanted: false,
         announcing: None,

@@ -66,7 +66,13 @@ impl Pair {
         let timing = timing_of(config, pair);
         let vips: Vec<IpAddr> = pair.vips.iter().map(|v| v.address).collect();
 
-        let mut guard = Guard::install(&pair.id, &vips)?;
+        let mut guard = Guard::install(&pair.id, &vips, &pair.lan.interface)?;
+        if !guard.guards_egress() {
+            tracing::warn!(
+                "this kernel has no egress hook for {}: what waits for a neighbour is dropped by the agent alone; use Linux 5.16 or later with NETFILTER_EGRESS",
+                pair.lan.interface
+            );
+        }
         let leftovers = leftovers(pair, &mut guard)?;
         let sink = queue.clone();
         let settings = heartbeat_settings(pair, session, timing);

@@ -1,12 +1,16 @@
 //! The VIP lease in the kernel: nothing passes for a virtual address unless its lease lives.
 //!
-//! Path: heartbeat thread -> [`Guard::renew_until`] -> nf_tables. A pair has two tables,
-//! `inet lockstep-<pair>` and `arp lockstep-<pair>`: a set of guarded addresses, and a set of
+//! Path: heartbeat thread -> [`Guard::renew_until`] -> nf_tables. A pair has three tables named
+//! `lockstep-<pair>`, of the families inet, arp and netdev: a set of guarded addresses, and a set of
 //! leased ones whose elements time out by themselves. A killed or hung agent therefore falls
 //! silent without doing anything: TCP, UDP, ICMP, NAT replies, ARP and neighbour
 //! advertisements. Loopback is left alone, so that the application can be checked at its
-//! address before the lease opens. What this does not stop: packet sockets (the announcer asks
-//! for the lease itself) and somebody who removes the tables while the agent hangs.
+//! address before the lease opens.
+//!
+//! The netdev table looks at what leaves the interface, after everything that can hold a packet back
+//! (a neighbour that does not answer yet) and also at packet sockets. A kernel without that hook (before
+//! 5.16, or built without it) has the other two. What no table stops: somebody who removes them while
+//! the agent hangs.
 
 use std::io;
 use std::net::IpAddr;
@@ -46,9 +50,14 @@ const ADVERTISED: Field = Field { base: Base::Transport, offset: 8, length: 16 }
 const IPPROTO_ICMPV6: u8 = 58;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-/// Rules in the inet and in the ARP table, see [`Guard::present`].
+/// Rules in each table, see [`Guard::present`].
 const INET_RULES: usize = 5;
 const ARP_RULES: usize = 1;
+const EGRESS_RULES: usize = 4;
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// Why the guard could not be installed or renewed.
 #[derive(Debug, thiserror::Error)]
@@ -96,27 +105,34 @@ pub enum GuardError {
 pub struct Guard {
     table: String,
     vips: Vec<IpAddr>,
+    /// Where the addresses are.
+    interface: String,
+    /// The netdev table stands: this kernel has the hook.
+    egress: bool,
     netlink: Netlink,
     renewal: Messages,
     deletion: Messages,
 }
 
 impl Guard {
-    /// Installs the guard for `vips` in this thread's network namespace, without a lease. A
-    /// guard of the same addresses that is already there stays, with its running lease: a
+    /// Installs the guard for `vips` of `interface` in this thread's network namespace, without a
+    /// lease. A guard of the same addresses that is already there stays, with its running lease: a
     /// restarted agent neither removes nor renews it (see [`Guard::lease_remaining`]).
     ///
     /// # Errors
     /// No nf_tables, no CAP_NET_ADMIN, or a list that is empty, doubled or too long.
-    pub fn install(pair: &PairId, vips: &[IpAddr]) -> Result<Self, GuardError> {
-        let mut guard = Self::open(pair, vips)?;
+    pub fn install(pair: &PairId, vips: &[IpAddr], interface: &str) -> Result<Self, GuardError> {
+        let mut guard = Self::open(pair, vips, interface)?;
         if !guard.present()? {
             guard.reinstall()?;
+        } else if !guard.egress {
+            // Of an agent that found no hook; there may be one by now, and it begins shut.
+            let _ = guard.reinstall_egress();
         }
         Ok(guard)
     }
 
-    fn open(pair: &PairId, vips: &[IpAddr]) -> Result<Self, GuardError> {
+    fn open(pair: &PairId, vips: &[IpAddr], interface: &str) -> Result<Self, GuardError> {
         let mut vips = vips.to_vec();
         let given = vips.len();
         vips.sort();
@@ -127,17 +143,43 @@ impl Guard {
         let netlink =
             Netlink::open(netlink_sys::protocols::NETLINK_NETFILTER).map_err(GuardError::Unsupported)?;
         let table = format!("lockstep-{pair}");
-        let (renewal, deletion) = (renewal(&table, &vips), deletion(&table, &vips));
-        Ok(Self { table, vips, netlink, renewal, deletion })
+        let (renewal, deletion) = (renewal(&table, &vips, false), deletion(&table, &vips, false));
+        let interface = interface.to_owned();
+        let mut guard = Self { table, vips, interface, egress: false, netlink, renewal, deletion };
+        let egress = guard.has_egress_rules()?;
+        guard.set_egress(egress);
+        Ok(guard)
     }
 
-    /// Replaces whatever is there by a fresh guard without a lease, in one step.
+    fn set_egress(&mut self, egress: bool) {
+        self.egress = egress;
+        self.renewal = renewal(&self.table, &self.vips, egress);
+        self.deletion = deletion(&self.table, &self.vips, egress);
+    }
+
+    /// True when it also sees what leaves the interface, see the module.
+    pub fn guards_egress(&self) -> bool {
+        self.egress
+    }
+
+    /// Replaces whatever is there by a fresh guard without a lease: two tables in one step, then the
+    /// third where the kernel can have it.
     ///
     /// # Errors
     /// No nf_tables or no CAP_NET_ADMIN.
     pub fn reinstall(&mut self) -> Result<(), GuardError> {
         let batch = installation(&self.table, &self.vips);
-        self.netlink.transact(batch.bytes()).map_err(|e| self.error(e))
+        self.netlink.transact(batch.bytes()).map_err(|e| self.error(e))?;
+        // Without it the others guard, as the module says.
+        let _ = self.reinstall_egress();
+        Ok(())
+    }
+
+    fn reinstall_egress(&mut self) -> io::Result<()> {
+        let batch = egress_installation(&self.table, &self.vips, &self.interface);
+        let installed = self.netlink.transact(batch.bytes());
+        self.set_egress(installed.is_ok());
+        installed
     }
 
     /// Opens or renews the lease until `end_us` (CLOCK_BOOTTIME), never longer. The kernel is
@@ -183,12 +225,17 @@ impl Guard {
         self.netlink.transact(self.deletion.bytes()).map_err(|e| self.error(e))
     }
 
-    /// True when both tables stand with their rules and exactly these addresses.
+    /// True when the tables stand with their rules and exactly these addresses.
     ///
     /// # Errors
     /// The kernel refused to tell.
     pub fn present(&mut self) -> Result<bool, GuardError> {
-        if self.count_rules(Family::Inet)? != INET_RULES || self.count_rules(Family::Arp)? != ARP_RULES {
+        if self.count_rules(Family::Inet, None)? != INET_RULES
+            || self.count_rules(Family::Arp, None)? != ARP_RULES
+        {
+            return Ok(false);
+        }
+        if self.egress && !self.has_egress_rules()? {
             return Ok(false);
         }
         let mut guarded = self.elements(Family::Inet, GUARDED4)?;
@@ -212,24 +259,42 @@ impl Guard {
         Ok(leased.iter().map(|element| element.remaining).max())
     }
 
-    /// Removes both tables: the addresses are unguarded afterwards. For the end of the pair only.
+    /// Removes the tables: the addresses are unguarded afterwards. For the end of the pair only.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn remove(mut self) -> Result<(), GuardError> {
         let mut batch = Messages::batch();
-        for family in [Family::Inet, Family::Arp] {
+        let egress = self.egress.then_some(Family::Netdev);
+        for family in [Family::Inet, Family::Arp].into_iter().chain(egress) {
             batch.add_table(family, &self.table);
             batch.delete_table(family, &self.table);
         }
         self.netlink.transact(batch.end().bytes()).map_err(|e| self.error(e))
     }
 
-    fn count_rules(&mut self, family: Family) -> Result<usize, GuardError> {
+    /// Also false when the table is of another interface, or of one that was gone meanwhile.
+    fn has_egress_rules(&mut self) -> Result<bool, GuardError> {
+        let chain = egress_chain(&self.interface);
+        Ok(self.count_rules(Family::Netdev, Some(&chain))? == EGRESS_RULES)
+    }
+
+    /// Rules of a table, or of one of its chains.
+    fn count_rules(&mut self, family: Family, chain: Option<&str>) -> Result<usize, GuardError> {
         let mut dump = Messages::new();
         dump.dump_rules(family, &self.table);
         let mut rules = 0;
-        let answer = |kind, _: &[u8]| rules += usize::from(kind == Kind::NewRule.message_type());
+        let answer = |kind, payload: &[u8]| {
+            const CHAIN: u16 = 2;
+            let mut attributes = Attributes(payload.get(4..).unwrap_or_default());
+            let is_wanted = chain.is_none_or(|chain| {
+                let is_name = |(kind, name): (u16, &[u8])| {
+                    kind == CHAIN && name.strip_suffix(b"\0") == Some(chain.as_bytes())
+                };
+                attributes.any(is_name)
+            });
+            rules += usize::from(kind == Kind::NewRule.message_type() && is_wanted);
+        };
         match self.netlink.request(dump.bytes_mut(), answer) {
             Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(self.error(e)),
             _ => Ok(rules),
@@ -327,6 +392,54 @@ fn installation(table: &str, vips: &[IpAddr]) -> Messages {
     batch.end()
 }
 
+/// Names the interface, so that a table of another one is known.
+fn egress_chain(interface: &str) -> String {
+    format!("egress-{interface}")
+}
+
+/// The same for what leaves `interface`.
+fn egress_installation(table: &str, vips: &[IpAddr], interface: &str) -> Messages {
+    const FAMILY: Family = Family::Netdev;
+    let chain = egress_chain(interface);
+    let mut batch = Messages::batch();
+    batch.add_table(FAMILY, table);
+    batch.delete_table(FAMILY, table);
+    batch.add_table(FAMILY, table);
+    let (vips4, vips6) = by_family(vips);
+    for (guarded, leased, vips) in [(GUARDED4, LEASED4, vips4), (GUARDED6, LEASED6, vips6)] {
+        batch.add_set(FAMILY, table, guarded, false);
+        batch.add_set(FAMILY, table, leased, true);
+        if !vips.is_empty() {
+            batch.elements(Kind::NewElement, FAMILY, table, guarded, &vips, false);
+        }
+    }
+    batch.add_egress_chain(table, &chain, interface);
+    let protocol =
+        |number: [u8; 2]| Test::Meta { key: MetaKey::Protocol, equal: true, value: number.to_vec() };
+    for (number, field, guarded, leased) in [
+        (ETHERTYPE_IPV4, IPV4_SOURCE, GUARDED4, LEASED4),
+        (ETHERTYPE_ARP, ARP_SENDER, GUARDED4, LEASED4),
+        (ETHERTYPE_IPV6, IPV6_SOURCE, GUARDED6, LEASED6),
+    ] {
+        let [guarded, unleased] = without_lease(field, guarded, leased);
+        batch.add_drop_rule(FAMILY, table, &chain, &[protocol(number), guarded, unleased]);
+    }
+    batch.add_drop_rule(FAMILY, table, &chain, &advertisement(protocol(ETHERTYPE_IPV6)));
+    batch.end()
+}
+
+/// An advertisement of the address may come from another source address.
+fn advertisement(is_ipv6: Test) -> [Test; 5] {
+    let [guarded, unleased] = without_lease(ADVERTISED, GUARDED6, LEASED6);
+    [
+        is_ipv6,
+        Test::Meta { key: MetaKey::Transport, equal: true, value: vec![IPPROTO_ICMPV6] },
+        Test::Payload { field: ICMPV6_TYPE, value: vec![NEIGHBOUR_ADVERTISEMENT] },
+        guarded,
+        unleased,
+    ]
+}
+
 fn inet_rules(batch: &mut Messages, table: &str) {
     const NF_INET_PRE_ROUTING: u32 = 0;
     const NF_INET_POST_ROUTING: u32 = 4;
@@ -344,16 +457,7 @@ fn inet_rules(batch: &mut Messages, table: &str) {
     rule("prerouting", incoming, NFPROTO_IPV6, IPV6_DESTINATION, GUARDED6, LEASED6);
     rule("postrouting", outgoing, NFPROTO_IPV4, IPV4_SOURCE, GUARDED4, LEASED4);
     rule("postrouting", outgoing, NFPROTO_IPV6, IPV6_SOURCE, GUARDED6, LEASED6);
-    // An advertisement of the address may come from another source address.
-    let [guarded, unleased] = without_lease(ADVERTISED, GUARDED6, LEASED6);
-    let advertisement = [
-        family(NFPROTO_IPV6),
-        Test::Meta { key: MetaKey::Transport, equal: true, value: vec![IPPROTO_ICMPV6] },
-        Test::Payload { field: ICMPV6_TYPE, value: vec![NEIGHBOUR_ADVERTISEMENT] },
-        guarded,
-        unleased,
-    ];
-    batch.add_drop_rule(Family::Inet, table, "postrouting", &advertisement);
+    batch.add_drop_rule(Family::Inet, table, "postrouting", &advertisement(family(NFPROTO_IPV6)));
 }
 
 fn without_lease(field: Field, guarded: Set, leased: Set) -> [Test; 2] {
@@ -364,18 +468,27 @@ fn without_lease(field: Field, guarded: Set, leased: Set) -> [Test; 2] {
 }
 
 /// The sets that hold a lease, with their addresses.
-fn leases(vips: &[IpAddr]) -> impl Iterator<Item = (Family, Set, Vec<IpAddr>)> {
+fn leases(vips: &[IpAddr], egress: bool) -> impl Iterator<Item = (Family, Set, Vec<IpAddr>)> {
     let (vips4, vips6) = by_family(vips);
-    [(Family::Inet, LEASED4, vips4.clone()), (Family::Arp, LEASED4, vips4), (Family::Inet, LEASED6, vips6)]
-        .into_iter()
-        .filter(|(_, _, addresses)| !addresses.is_empty())
+    let of = move |(family, set)| (family, set, if set == LEASED4 { vips4.clone() } else { vips6.clone() });
+    [
+        (Family::Inet, LEASED4),
+        (Family::Arp, LEASED4),
+        (Family::Inet, LEASED6),
+        (Family::Netdev, LEASED4),
+        (Family::Netdev, LEASED6),
+    ]
+    .into_iter()
+    .filter(move |(family, _)| egress || *family != Family::Netdev)
+    .map(of)
+    .filter(|(_, _, addresses)| !addresses.is_empty())
 }
 
 /// Add, delete, add: a plain add does not refresh the timeout of an element that is there, and
 /// a delete alone fails for one that has timed out.
-fn renewal(table: &str, vips: &[IpAddr]) -> Messages {
+fn renewal(table: &str, vips: &[IpAddr], egress: bool) -> Messages {
     let mut batch = Messages::batch();
-    for (family, set, addresses) in leases(vips) {
+    for (family, set, addresses) in leases(vips, egress) {
         batch.elements(Kind::NewElement, family, table, set, &addresses, true);
         batch.elements(Kind::DelElement, family, table, set, &addresses, false);
         batch.elements(Kind::NewElement, family, table, set, &addresses, true);
@@ -383,9 +496,9 @@ fn renewal(table: &str, vips: &[IpAddr]) -> Messages {
     batch.end()
 }
 
-fn deletion(table: &str, vips: &[IpAddr]) -> Messages {
+fn deletion(table: &str, vips: &[IpAddr], egress: bool) -> Messages {
     let mut batch = Messages::batch();
-    for (family, set, addresses) in leases(vips) {
+    for (family, set, addresses) in leases(vips, egress) {
         batch.elements(Kind::NewElement, family, table, set, &addresses, true);
         batch.elements(Kind::DelElement, family, table, set, &addresses, false);
     }

@@ -12,7 +12,7 @@ use crate::config::Vip;
 use crate::effects::frames::{arp_request, solicitation};
 use crate::effects::packet::{MAX_FRAME_BYTES, PacketSocket, Receive};
 use crate::effects::route::Route;
-use crate::effects::testnet::Namespace;
+use crate::effects::testnet::{Namespace, add_address};
 use crate::effects::vip::VipAddresses;
 
 const VIP4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
@@ -47,7 +47,7 @@ impl Cable {
     fn new() -> Self {
         let (node, peer) = Namespace::two();
         let (guard, tcp, udp, own) = node.run(|| {
-            let guard = Guard::install(&pair_id(), &vips()).expect("CAP_NET_ADMIN");
+            let guard = Guard::install(&pair_id(), &vips(), "eth0").expect("CAP_NET_ADMIN");
             let mut addresses = VipAddresses::open().expect("netlink");
             for (address, prefix) in vips().into_iter().zip([24, 64]) {
                 addresses.add("eth0", Vip { address, prefix }, 600).expect("adds");
@@ -66,6 +66,16 @@ impl Cable {
             (["10.0.0.2", "fd00::2"].map(|own| bound(own.parse().expect("own"))), sniffer)
         });
         Self { node, peer, guard, tcp, udp, own, asking, sniffer }
+    }
+
+    /// As on a kernel without the hook at the interface.
+    fn without_egress(mut self) -> Self {
+        let mut batch = Messages::batch();
+        batch.delete_table(Family::Netdev, &self.guard.table);
+        self.guard.netlink.transact(batch.end().bytes()).expect("the table goes");
+        self.guard.set_egress(false);
+        assert!(self.guard.present().expect("reads"));
+        self
     }
 
     /// Asks for and of the addresses in every way that makes a node answer.
@@ -144,7 +154,11 @@ fn eth0() -> crate::effects::route::Link {
 }
 
 fn bound(address: IpAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((address, 7000)).expect("binds");
+    bound_to(&SocketAddr::from((address, 7000)).to_string())
+}
+
+fn bound_to(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).expect("binds");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket
 }
@@ -265,7 +279,11 @@ fn with_a_lease_the_address_answers_in_every_way() {
 
 #[test]
 fn when_the_lease_has_timed_out_nothing_leaves_although_the_address_is_configured() {
-    let mut cable = Cable::new();
+    silent_after_its_lease(Cable::new());
+    silent_after_its_lease(Cable::new().without_egress());
+}
+
+fn silent_after_its_lease(mut cable: Cable) {
     cable.guard.renew(LONG).expect("opens the lease");
     let mut connections = [cable.connect(0), cable.connect(1)];
     cable.seen();
@@ -290,6 +308,58 @@ fn when_the_lease_has_timed_out_nothing_leaves_although_the_address_is_configure
     cable.stimulate();
     cable.settle();
     assert!(cable.seen().contains(&"udp4"), "the same questions are answered with a lease");
+}
+
+#[test]
+fn what_waits_for_a_neighbour_or_leaves_by_a_packet_socket_is_stopped_at_the_interface() {
+    let mut cable = Cable::new();
+    assert!(cable.guard.guards_egress(), "this kernel has no netdev egress hook (5.16, NETFILTER_EGRESS)");
+    cable.guard.renew(LONG).expect("opens the lease");
+    let absent = "10.0.0.77:7000";
+    cable.udp[0].send_to(b"queued while leased", absent).expect("nobody answers for the neighbour yet");
+    let announce = |cable: &Cable| {
+        cable.node.run(|| {
+            let socket = PacketSocket::open(Receive::Nothing).expect("CAP_NET_RAW");
+            // Refused here, with ENOBUFS, when the guard drops it.
+            let _ = socket.send(eth0().index, &arp_request(eth0().mac, VIP4, VIP4));
+        });
+    };
+    announce(&cable);
+    assert!(cable.seen().contains(&"arp"), "it leaves while leased");
+    cable.guard.renew(Duration::from_millis(20)).expect("shortens the lease");
+    cable.await_end_of_lease();
+    cable.seen();
+    announce(&cable);
+    // The neighbour comes and asks for the node: the kernel knows it now, and sends what has waited.
+    let neighbour = cable.peer.run(|| {
+        add_address("eth0", IpAddr::from([10, 0, 0, 77]), 24);
+        let neighbour = bound_to(absent);
+        let socket = PacketSocket::open(Receive::Nothing).expect("CAP_NET_RAW");
+        let asks = arp_request(eth0().mac, Ipv4Addr::new(10, 0, 0, 77), Ipv4Addr::new(10, 0, 0, 1));
+        socket.send(eth0().index, &asks).expect("sends");
+        neighbour
+    });
+    cable.own[0].send_to(b"known", absent).expect("sends");
+    let mut buffer = [0; 32];
+    let length = neighbour.recv(&mut buffer).expect("the node's own address is not guarded");
+    assert_eq!(&buffer[..length], b"known");
+    assert_eq!(cable.seen(), [""; 0], "frames from an address without a lease");
+}
+
+#[test]
+fn a_guard_of_another_interface_is_replaced() {
+    let (node, _peer) = Namespace::two();
+    node.run(|| {
+        let mut first = Guard::install(&pair_id(), &vips(), "lo").expect("CAP_NET_ADMIN");
+        assert!(first.guards_egress() && first.present().expect("reads"));
+        let mut second = Guard::install(&pair_id(), &vips(), "eth0").expect("CAP_NET_ADMIN");
+        assert!(second.guards_egress() && second.present().expect("reads"));
+        assert!(!first.present().expect("reads"));
+        second.renew(LONG).expect("opens");
+        drop(second);
+        let mut third = Guard::install(&pair_id(), &vips(), "eth0").expect("finds it");
+        assert!(third.lease_remaining().expect("reads").is_some(), "the lease goes on");
+    });
 }
 
 #[test]
@@ -346,7 +416,7 @@ fn deleting_the_lease_is_possible_at_any_time_and_silences_at_once() {
 #[test]
 fn renewing_moves_the_end_in_both_directions() {
     let (node, _peer) = Namespace::two();
-    let mut guard = node.run(|| Guard::install(&pair_id(), &vips())).expect("CAP_NET_ADMIN");
+    let mut guard = node.run(|| Guard::install(&pair_id(), &vips(), "eth0")).expect("CAP_NET_ADMIN");
     guard.renew(Duration::from_secs(30)).expect("opens");
     guard.renew(Duration::from_secs(600)).expect("lengthens");
     let long = guard.lease_remaining().expect("reads").expect("is open");
@@ -361,7 +431,7 @@ fn renewing_moves_the_end_in_both_directions() {
 #[test]
 fn a_flushed_ruleset_is_noticed_and_the_guard_comes_back_without_a_lease() {
     let (node, _peer) = Namespace::two();
-    let mut guard = node.run(|| Guard::install(&pair_id(), &vips())).expect("CAP_NET_ADMIN");
+    let mut guard = node.run(|| Guard::install(&pair_id(), &vips(), "eth0")).expect("CAP_NET_ADMIN");
     guard.renew(LONG).expect("opens");
     assert!(guard.present().expect("reads"));
     node.run(|| {
@@ -383,12 +453,12 @@ fn a_flushed_ruleset_is_noticed_and_the_guard_comes_back_without_a_lease() {
 fn a_restarted_agent_finds_the_running_lease_and_other_addresses_replace_it() {
     let (node, _peer) = Namespace::two();
     node.run(|| {
-        let mut first = Guard::install(&pair_id(), &vips()).expect("CAP_NET_ADMIN");
+        let mut first = Guard::install(&pair_id(), &vips(), "eth0").expect("CAP_NET_ADMIN");
         first.renew(LONG).expect("opens");
         drop(first);
-        let mut second = Guard::install(&pair_id(), &vips()).expect("finds it");
+        let mut second = Guard::install(&pair_id(), &vips(), "eth0").expect("finds it");
         assert!(second.lease_remaining().expect("reads").is_some(), "the lease goes on");
-        let mut other = Guard::install(&pair_id(), &[VIP4.into()]).expect("replaces it");
+        let mut other = Guard::install(&pair_id(), &[VIP4.into()], "eth0").expect("replaces it");
         assert_eq!(other.lease_remaining().expect("reads"), None);
         other.remove().expect("removes");
         assert!(!second.present().expect("reads"));
@@ -399,10 +469,14 @@ fn a_restarted_agent_finds_the_running_lease_and_other_addresses_replace_it() {
 fn two_pairs_do_not_share_a_lease() {
     let (node, _peer) = Namespace::two();
     node.run(|| {
-        let mut one = Guard::install(&"one".parse().expect("a name"), &vips()).expect("CAP_NET_ADMIN");
-        let mut two =
-            Guard::install(&"two".parse().expect("a name"), &["10.0.0.11".parse().expect("an address")])
-                .expect("CAP_NET_ADMIN");
+        let mut one =
+            Guard::install(&"one".parse().expect("a name"), &vips(), "eth0").expect("CAP_NET_ADMIN");
+        let mut two = Guard::install(
+            &"two".parse().expect("a name"),
+            &["10.0.0.11".parse().expect("an address")],
+            "eth0",
+        )
+        .expect("CAP_NET_ADMIN");
         one.renew(LONG).expect("opens");
         assert_eq!(two.lease_remaining().expect("reads"), None);
     });
@@ -411,7 +485,7 @@ fn two_pairs_do_not_share_a_lease() {
 #[test]
 fn an_empty_or_doubled_list_of_addresses_is_refused() {
     for list in [vec![], vec![VIP4.into(), VIP4.into()]] {
-        let error = Guard::install(&pair_id(), &list).err().expect("refused");
+        let error = Guard::install(&pair_id(), &list, "eth0").err().expect("refused");
         assert!(matches!(error, GuardError::Count(_)), "{error}");
     }
 }
@@ -420,7 +494,8 @@ fn an_empty_or_doubled_list_of_addresses_is_refused() {
 fn a_user_namespace_is_enough() {
     const INSIDE: &str = "LOCKSTEP_TEST_INSIDE_USER_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
-        let mut guard = Guard::install(&pair_id(), &vips()).expect("CAP_NET_ADMIN of the user namespace");
+        let mut guard =
+            Guard::install(&pair_id(), &vips(), "eth0").expect("CAP_NET_ADMIN of the user namespace");
         guard.renew(LONG).expect("opens");
         assert!(guard.lease_remaining().expect("reads").is_some());
         return;

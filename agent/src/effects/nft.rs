@@ -49,6 +49,8 @@ impl Kind {
 pub(super) enum Family {
     Inet = 1,
     Arp = 3,
+    /// Its chains belong to one interface.
+    Netdev = 5,
 }
 
 /// Netfilter's numbers for the packet's protocol family, as `meta nfproto` gives them.
@@ -177,6 +179,24 @@ impl Messages {
 
     /// Creates a filter chain on a hook; what no rule drops is accepted.
     pub(super) fn add_chain(&mut self, family: Family, table: &str, chain: &str, hook: u32, priority: i32) {
+        self.add_chain_of(family, table, chain, hook, priority, None);
+    }
+
+    /// Creates a filter chain that sees what `interface` sends.
+    pub(super) fn add_egress_chain(&mut self, table: &str, chain: &str, interface: &str) {
+        const NF_NETDEV_EGRESS: u32 = 1;
+        self.add_chain_of(Family::Netdev, table, chain, NF_NETDEV_EGRESS, 0, Some(interface));
+    }
+
+    fn add_chain_of(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        hook: u32,
+        priority: i32,
+        interface: Option<&str>,
+    ) {
         const NF_ACCEPT: u32 = 1;
         self.message(Kind::NewChain, family, NLM_F_CREATE, |m| {
             m.text(1, table);
@@ -184,6 +204,9 @@ impl Messages {
             m.nested(4, |m| {
                 m.be32(1, hook);
                 m.attribute(2, &priority.to_be_bytes());
+                if let Some(interface) = interface {
+                    m.text(3, interface);
+                }
             });
             m.be32(5, NF_ACCEPT);
             m.text(7, "filter");
@@ -317,7 +340,7 @@ const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
 
 /// A named set of addresses of one family.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Set {
     pub(super) name: &'static str,
     /// Distinguishes new sets within one batch.
@@ -339,6 +362,8 @@ pub(super) enum Test {
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(super) enum MetaKey {
+    /// Ethernet's number of the protocol, two bytes as on the wire.
+    Protocol = 1,
     /// Index of the interface the packet came in by, native byte order.
     InInterface = 4,
     /// Index of the interface the packet leaves by, native byte order.
