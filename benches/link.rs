@@ -126,7 +126,11 @@ fn link(network: &Network, load: Load, seconds: u64) -> (u64, RoundTrip) {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         Ok(())
                     }
-                    Load::Bulk => made.sender.send(1, PageChunk { first_page: 1, data: data.clone() }).await,
+                    Load::Bulk => {
+                        made.sender
+                            .send(1, PageChunk { first_page: 1, data: data.clone(), ..PageChunk::default() })
+                            .await
+                    }
                     Load::Frames => {
                         made.sender.send(1, WalBatch { data: data.clone(), ..WalBatch::default() }).await
                     }

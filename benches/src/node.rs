@@ -81,6 +81,7 @@ fn configs(
                 path: folder.join("app.db"),
                 checkpoint_frames: CHECKPOINT_FRAMES,
                 wal_retain_max_bytes: 4 << 30,
+                scrub_bytes_per_s: lockstep_engine::pair::SCRUB_BYTES_PER_S,
             }],
             state_dir: folder.join("state"),
             quarantine_max_bytes: 1 << 30,

@@ -183,6 +183,12 @@ pub struct Ack {
     /// The mirror is a sound database: no copy or resync is unfinished.
     #[prost(bool, tag = "4")]
     pub complete: bool,
+    /// The commit frame at which `content` was taken, at or before `durable_frame`.
+    #[prost(uint32, tag = "5")]
+    pub content_frame: u32,
+    /// XOR over all pages, by page hash and number; absent while it is not known.
+    #[prost(fixed64, optional, tag = "6")]
+    pub content: Option<u64>,
 }
 
 /// Active to standby: forget the frames after `frame`; they were never published.
@@ -228,6 +234,9 @@ pub struct CopyBegin {
     /// Who may use the file.
     #[prost(message, optional, tag = "5")]
     pub attributes: Option<FileAttributes>,
+    /// True: your disk is in doubt: answer with hashes of what it holds, not with remembered ones.
+    #[prost(bool, tag = "6")]
+    pub verify: bool,
 }
 
 /// Active to standby: hash the pages of your database file, and answer with [`PageHashes`].
@@ -239,6 +248,18 @@ pub struct HashRequest {
     /// How many.
     #[prost(uint32, tag = "2")]
     pub page_count: u32,
+    /// True: hash the pages as they are at a position, of what database file and WAL hold on your disk.
+    #[prost(bool, tag = "3")]
+    pub at_position: bool,
+    /// With `at_position`: its generation.
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    /// With `at_position`: its last frame, a commit frame.
+    #[prost(uint32, tag = "5")]
+    pub frame: u32,
+    /// The XOR differed: build your remembered page hashes anew.
+    #[prost(bool, tag = "6")]
+    pub rebuild: bool,
 }
 
 /// Standby to active: xxh3-64 of each page, little-endian; shorter than asked at the end of the file.
@@ -250,6 +271,18 @@ pub struct PageHashes {
     /// Eight bytes per page.
     #[prost(bytes = "bytes", tag = "2")]
     pub hashes: Bytes,
+    /// As in the request: the hashes are of that position.
+    #[prost(bool, tag = "3")]
+    pub at_position: bool,
+    /// With `at_position`: its generation.
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    /// With `at_position`: its last frame.
+    #[prost(uint32, tag = "5")]
+    pub frame: u32,
+    /// With `at_position`: those pages can no longer be told, ask for a later position.
+    #[prost(bool, tag = "6")]
+    pub passed: bool,
 }
 
 /// Active to standby: consecutive pages of the database file.
@@ -261,6 +294,15 @@ pub struct PageChunk {
     /// The pages, whole.
     #[prost(bytes = "bytes", tag = "2")]
     pub data: Bytes,
+    /// True: outside of a copy, replace the pages of the database file, which are these at a position.
+    #[prost(bool, tag = "3")]
+    pub repair: bool,
+    /// With `repair`: the position's generation.
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    /// With `repair`: the position's last frame.
+    #[prost(uint32, tag = "5")]
+    pub frame: u32,
 }
 
 /// Active to standby: the copy is a sound database once the WAL is durable through this position.

@@ -17,6 +17,7 @@ mod shim;
 mod show;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use exit::Exit;
 
@@ -56,6 +57,8 @@ enum Verb {
     Failback(operate::FailbackArgs),
     /// Write a sound copy of a database, also of a mirror.
     Snapshot(operate::SnapshotArgs),
+    /// Compare every page of the databases with what the standby's disk holds, and repair.
+    Verify(verify::VerifyArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
     /// Start a program with the SQLite shim: its commits return when the standby holds them.
@@ -113,6 +116,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Failover(args) => operate::failover(args, &paths),
         Verb::Failback(args) => operate::failback(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
+        Verb::Verify(args) => verify::run(args, &paths),
         Verb::Quarantine(args) => quarantine::run(&args, &paths),
         Verb::Run(args) => shim::run(&args, &paths),
         Verb::Shim(args) => shim::shim(&args, &paths),

@@ -55,7 +55,7 @@ pub(super) fn answer(paths: &Paths, request: &Request, timeout: Duration) -> any
     }
 }
 
-fn read(paths: &Paths) -> anyhow::Result<Status> {
+pub(super) fn read(paths: &Paths) -> anyhow::Result<Status> {
     match answer(paths, &Request::Status {}, TIMEOUT)? {
         Answer::Status(status) => Ok(*status),
         other => bail!("expected a status, found {other:?}: is the agent of another version?"),

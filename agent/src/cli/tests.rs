@@ -1,7 +1,7 @@
 //! Verbs run in this process, against files and a real socket.
 
 use super::*;
-use crate::control::{Answer, Done, Failure, FailureCode};
+use crate::control::{Answer, Done, Failure, FailureCode, VerifiedDatabase};
 use clap::CommandFactory;
 use std::{
     io::{BufRead, BufReader, Write},
@@ -99,7 +99,8 @@ fn an_identity_is_made_once_and_replaced_only_on_request() {
 #[test]
 fn without_an_agent_the_verbs_fail() {
     let dir = tempfile::tempdir().unwrap();
-    for line in ["status", "events", "switchover", "failover", "failback", "snapshot orders /tmp/x"] {
+    for line in ["status", "events", "switchover", "failover", "failback", "snapshot orders /tmp/x", "verify"]
+    {
         assert_eq!(lockstep(dir.path(), line), Exit::Failed, "{line}");
     }
 }
@@ -108,6 +109,10 @@ fn without_an_agent_the_verbs_fail() {
 fn answers_of_the_agent_become_exit_codes() {
     let done = |in_sync| Some(Answer::Done(Done { sentence: "done".into(), in_sync }));
     let error = |code| Some(Answer::Error(Failure::new(code, "no: do something else")));
+    let verified = |repaired_pages| {
+        let database = VerifiedDatabase { database: "orders".into(), pages: 9, repaired_pages };
+        Some(Answer::Verified(vec![database]))
+    };
     let cases = vec![
         ("switchover", done(true), Exit::Done),
         ("failover --accept-loss", done(false), Exit::NotInSync),
@@ -119,6 +124,9 @@ fn answers_of_the_agent_become_exit_codes() {
         ("status --check", Some(Answer::Status(Box::new(crate::status::tests::full()))), Exit::NotInSync),
         ("events --last 3", Some(Answer::Events(vec![])), Exit::Done),
         ("events", done(true), Exit::Failed),
+        ("verify", verified(0), Exit::Done),
+        ("verify orders --json", verified(2), Exit::Failed),
+        ("verify", error(FailureCode::Standby), Exit::Refused),
         ("switchover --timeout-s 1", None, Exit::TimedOut),
     ];
     let dir = tempfile::tempdir().unwrap();

@@ -65,6 +65,7 @@ fn database(raw: &RawDatabase, pair: &str, faults: &mut Faults) -> Option<Databa
         secondary: secondary.clone(),
         checkpoint_frames,
         wal_retain_max_mib,
+        scrub_max_kib_s: raw.scrub_max_kib_s.unwrap_or(super::DEFAULT_SCRUB_MAX_KIB_S),
     })
 }
 

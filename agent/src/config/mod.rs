@@ -38,6 +38,9 @@ pub const DEFAULT_CHECKPOINT_FRAMES: u32 = 1000;
 /// A WAL larger than this costs more to resume from than differing pages cost to send.
 pub const DEFAULT_WAL_RETAIN_MAX_MIB: u32 = 1024;
 
+/// 2 GiB are compared with the standby's disk in nine minutes, for a few thousandths of a processor.
+pub const DEFAULT_SCRUB_MAX_KIB_S: u32 = (lockstep_engine::pair::SCRUB_BYTES_PER_S >> 10) as u32;
+
 /// An application that is not healthy after this is given the address anyway: clients then see its errors.
 pub const DEFAULT_OPEN_EARLY_MS: u32 = 5_000;
 
@@ -169,6 +172,8 @@ pub struct Database {
     pub checkpoint_frames: u32,
     /// Let the WAL go (and resync by pages) above this size, MiB.
     pub wal_retain_max_mib: u32,
+    /// How fast pages are compared with the standby's disk in the background, KiB/s; 0: on demand only.
+    pub scrub_max_kib_s: u32,
 }
 
 impl Database {

@@ -80,6 +80,7 @@ pub(super) struct RawDatabase {
     pub(super) secondary: Option<PathBuf>,
     pub(super) checkpoint_frames: Option<u32>,
     pub(super) wal_retain_max_mib: Option<u32>,
+    pub(super) scrub_max_kib_s: Option<u32>,
 }
 
 /// `[[pair.app]]`

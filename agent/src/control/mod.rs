@@ -13,7 +13,7 @@ mod tests;
 pub use ask::{AskError, ask};
 pub use protocol::{
     Answer, Done, Failure, FailureCode, MAX_WAIT_MS, Operation, OperationKind, Request, SnapshotRequest,
-    WaitRequest,
+    VerifiedDatabase, VerifyRequest, WaitRequest,
 };
 pub use server::{BindError, bind, group, serve};
 
@@ -46,4 +46,10 @@ pub trait AgentHandle: Send + Sync + 'static {
 
     /// Writes a sound copy of a database.
     fn snapshot(&self, request: SnapshotRequest) -> impl Future<Output = Result<Done, Failure>> + Send;
+
+    /// Compares every page with the standby's disk; what differs is put right.
+    fn verify(
+        &self,
+        request: VerifyRequest,
+    ) -> impl Future<Output = Result<Vec<VerifiedDatabase>, Failure>> + Send;
 }

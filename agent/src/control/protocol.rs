@@ -95,6 +95,13 @@ pub enum Request {
         /// What it was.
         entry: String,
     },
+    /// Every page compared with the standby's disk.
+    Verify {
+        /// Null: the only one.
+        pair: Option<String>,
+        /// Its name; null: all of the pair.
+        database: Option<String>,
+    },
 }
 
 /// What an operator asks for, checked.
@@ -129,6 +136,26 @@ pub struct SnapshotRequest {
     pub database: DatabaseName,
     /// An absolute path that must not exist.
     pub file: PathBuf,
+}
+
+/// A comparison, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyRequest {
+    /// None: the only one.
+    pub pair: Option<PairId>,
+    /// None: all of the pair.
+    pub database: Option<DatabaseName>,
+}
+
+/// A database whose pages were all compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedDatabase {
+    /// Its name.
+    pub database: String,
+    /// Pages compared.
+    pub pages: u64,
+    /// Of them, pages that differed and are equal now.
+    pub repaired_pages: u64,
 }
 
 /// Something was done.
@@ -209,7 +236,9 @@ pub enum Answer {
     Status(Box<Status>),
     /// To `Events`.
     Events(Vec<Event>),
-    /// To everything that does something.
+    /// To `Verify`.
+    Verified(Vec<VerifiedDatabase>),
+    /// To everything else that does something.
     Done(Done),
     /// To anything.
     Error(Failure),

@@ -5,7 +5,7 @@
 
 use super::{
     AgentHandle, Answer, Failure, FailureCode, Operation, OperationKind, Request, SnapshotRequest,
-    WaitRequest, protocol::WaitLine,
+    VerifyRequest, WaitRequest, protocol::WaitLine,
 };
 use std::{
     fs,
@@ -218,6 +218,11 @@ async fn perform<H: AgentHandle>(request: Request, handle: &H, operator: bool) -
                 return Err(Failure::new(FailureCode::Syntax, "expected an absolute path for the snapshot"));
             }
             handle.snapshot(SnapshotRequest { pair, database, file }).await.map(Answer::Done)
+        }
+        Request::Verify { pair, database } => {
+            let pair = name(pair, FailureCode::Pair)?;
+            let database = name(database, FailureCode::Database)?;
+            handle.verify(VerifyRequest { pair, database }).await.map(Answer::Verified)
         }
     }
 }

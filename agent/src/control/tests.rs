@@ -80,6 +80,11 @@ impl AgentHandle for FakeAgent {
     async fn snapshot(&self, request: SnapshotRequest) -> Result<Done, Failure> {
         Ok(Done { sentence: format!("{}", request.file.display()), in_sync: true })
     }
+
+    async fn verify(&self, request: VerifyRequest) -> Result<Vec<VerifiedDatabase>, Failure> {
+        let name = request.database.map_or_else(|| "all".into(), |name| name.to_string());
+        Ok(vec![VerifiedDatabase { database: name, pages: 1, repaired_pages: 0 }])
+    }
 }
 
 struct Served {

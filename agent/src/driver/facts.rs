@@ -5,7 +5,7 @@ use super::pair::Pair;
 use crate::config::{Config, Role};
 use crate::status::{
     CopyStatus, DatabaseStatus, HeartbeatStatus, Heartbeats, LinkStatus, PairState, PairStatus, SCHEMA,
-    Status,
+    ScrubStatus, Status,
 };
 use lockstep_engine::pair::{DatabaseState, EngineStatus};
 use lockstep_failover::{Path, status::State};
@@ -122,6 +122,13 @@ fn database(
             total_bytes: u64::from(copy.pages_total) * u64::from(copy.page_size),
             rate_bytes_per_s: (copy.pages_per_s() * f64::from(copy.page_size)) as u64,
             remaining_s: copy.remaining_s().map(|s| s.ceil() as u64),
+        }),
+        verified_age_s: found.and_then(|d| d.equality.verified_at).map(|at| at.elapsed().as_secs()),
+        scrub: found.filter(|_| data.active).map(|d| ScrubStatus {
+            done_pages: d.equality.pages_done,
+            total_pages: d.equality.pages_total,
+            mismatched_pages: d.equality.mismatched_pages,
+            repaired_pages: d.equality.repaired_pages,
         }),
         fault: found.and_then(|d| match &d.state {
             DatabaseState::Refused(sentence) => Some(sentence.clone()),

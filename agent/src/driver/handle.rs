@@ -4,7 +4,8 @@ use super::pair::Pair;
 use super::{engine_mode, facts};
 use crate::config::Config;
 use crate::control::{
-    AgentHandle, Done, Failure, FailureCode, Operation, OperationKind, SnapshotRequest, WaitRequest,
+    AgentHandle, Done, Failure, FailureCode, Operation, OperationKind, SnapshotRequest, VerifiedDatabase,
+    VerifyRequest, WaitRequest,
 };
 use crate::events::Event;
 use crate::status::Status;
@@ -153,6 +154,29 @@ impl AgentHandle for Agent {
             Ok(Err(sentence)) => Err(Failure::new(FailureCode::Failed, sentence)),
             Err(_) => Err(stopping()),
         }
+    }
+
+    async fn verify(&self, request: VerifyRequest) -> Result<Vec<VerifiedDatabase>, Failure> {
+        let pair = self.pair(request.pair.as_ref())?;
+        let all = pair.config.databases.iter().map(|d| d.name.clone());
+        let chosen: Vec<_> = all.filter(|d| request.database.as_ref().is_none_or(|one| one == d)).collect();
+        if let (Some(name), true) = (&request.database, chosen.is_empty()) {
+            let sentence = format!("database {name} is not in pair {}", pair.config.id);
+            return Err(Failure::new(FailureCode::Database, sentence));
+        }
+        let mut verified = Vec::new();
+        for database in chosen {
+            let (reply, answer) = oneshot::channel();
+            pair.engine.command(Command::Verify { database: database.clone(), reply }).await;
+            let engine::Verified { pages, repaired } = match answer.await {
+                Ok(Ok(done)) => done,
+                Ok(Err(sentence)) => return Err(Failure::new(FailureCode::Standby, sentence)),
+                Err(_) => return Err(stopping()),
+            };
+            let database = database.to_string();
+            verified.push(VerifiedDatabase { database, pages, repaired_pages: repaired });
+        }
+        Ok(verified)
     }
 }
 

@@ -166,6 +166,25 @@ pub struct DatabaseStatus {
     /// Why it is not followed or mirrored, with the remedy.
     #[serde(default)]
     pub fault: Option<String>,
+    /// Since all its pages were last proven equal to what the standby's disk holds; null: not since this node serves.
+    #[serde(default)]
+    pub verified_age_s: Option<u64>,
+    /// Active: how far the comparison with the standby's disk is.
+    #[serde(default)]
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// The comparison with the standby's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Pages of the present pass that were compared.
+    pub done_pages: u32,
+    /// Pages in all; 0: not known yet.
+    pub total_pages: u32,
+    /// Pages that differed since this node serves.
+    pub mismatched_pages: u64,
+    /// Of them, those that are equal again.
+    pub repaired_pages: u64,
 }
 
 /// A copy or resync under way.

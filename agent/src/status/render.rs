@@ -1,6 +1,6 @@
 //! A status for people: aligned, coloured on a terminal, nothing that the JSON does not have.
 
-use super::{CopyStatus, DatabaseStatus, HeartbeatStatus, PairState, PairStatus, Status};
+use super::{CopyStatus, DatabaseStatus, HeartbeatStatus, PairState, PairStatus, ScrubStatus, Status};
 use crate::events::{Event, Severity};
 use std::fmt::Write;
 
@@ -172,9 +172,28 @@ fn database(out: &mut String, database: &DatabaseStatus, paint: Paint) {
     if let Some(copy) = &database.copy {
         line(out, "", &format!("  {}", progress(copy)));
     }
+    if let Some(scrub) = &database.scrub {
+        line(out, "", &format!("  {}", equality(database.verified_age_s, scrub, paint)));
+    }
     if let Some(fault) = &database.fault {
         line(out, "", &format!("  {}", paint.bad(&printable(fault))));
     }
+}
+
+fn equality(verified_age_s: Option<u64>, scrub: &ScrubStatus, paint: Paint) -> String {
+    let ScrubStatus { done_pages, total_pages, mismatched_pages, repaired_pages } = scrub;
+    let mut text = match verified_age_s {
+        Some(age) => format!("verified {} ago", duration(age)),
+        None => paint.warn("not verified yet"),
+    };
+    if *done_pages > 0 {
+        let _ = write!(text, ", now at page {done_pages} of {total_pages}");
+    }
+    if *mismatched_pages > 0 {
+        let word = format!("{mismatched_pages} pages differed, {repaired_pages} repaired");
+        let _ = write!(text, "  {}", paint.bad(&word));
+    }
+    text
 }
 
 fn progress(copy: &CopyStatus) -> String {

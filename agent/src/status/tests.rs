@@ -31,6 +31,13 @@ pub(crate) fn full() -> Status {
         wal_bytes: 4096,
         copy: Some(copy),
         fault: Some("the disk is full: free some space\x1b[2J".into()),
+        verified_age_s: Some(135),
+        scrub: Some(ScrubStatus {
+            done_pages: 256,
+            total_pages: 5000,
+            mismatched_pages: 3,
+            repaired_pages: 2,
+        }),
     };
     let link = LinkStatus {
         path: Some("direct".into()),
@@ -133,6 +140,9 @@ fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
         "100.0 MiB/s",
         "remaining 1 min 15 s",
         "the disk is full",
+        "verified 2 min 15 s ago",
+        "page 256 of 5000",
+        "3 pages differed, 2 repaired",
         "quarantine list",
         "check the cable",
         "took over: the peer is silent",

@@ -22,6 +22,7 @@ impl Follower {
     pub(super) fn attach(&mut self, from: Option<WalPoint>) -> Result<Attached, CaptureError> {
         self.outbox.clear();
         self.jobs.clear();
+        self.scrubber.forget();
         let index = self.index()?;
         if self.mode == Mode::Free {
             self.cursor.follow(&index);

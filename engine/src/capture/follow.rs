@@ -15,6 +15,7 @@ use super::hand_over::Ahead;
 use super::marks::Marks;
 use super::outbox::Outbox;
 use super::pages::PageJob;
+use super::scrub::Scrubber;
 use super::wakeup::Signal;
 use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus, Shared};
 use crate::wal::{WalHeader, WalIndex, frame_offset};
@@ -72,6 +73,7 @@ pub(super) struct Hold {
 pub(super) struct Follower {
     // Before `files`: connections must be gone before a descriptor of their files is closed.
     pub(super) checkpointer: Checkpointer,
+    pub(super) scrubber: Scrubber,
     pub(super) marks: Marks,
     pub(super) files: Arc<Files>,
     pub(super) config: CaptureConfig,
@@ -102,9 +104,14 @@ impl Follower {
         let (path, database, header) = super::admission::admit(&config.path)?;
         let (marks, third) = Marks::open(&path)?;
         let files = Arc::new(Files::open(path, database, header.page_size)?);
+        let fourth = super::marks::connect(&files.path)
+            .and_then(|connection| super::scrub::prepare(&connection).map(|()| connection))
+            .map_err(|source| CaptureError::Sqlite { what: "open", path: files.path.clone(), source })?;
+        let scrubber = Scrubber::start(fourth, Arc::clone(&files), Arc::clone(&signal))?;
         let checkpointer = Checkpointer::start(third, Arc::clone(&files), signal)?;
         let mut follower = Self {
             checkpointer,
+            scrubber,
             marks,
             files,
             config,
@@ -145,6 +152,7 @@ impl Follower {
         pace = pace.max(self.roll_if_needed(&index)?);
         pace = pace.max(self.hand_over_if_due()?);
         pace = pace.max(self.page_step()?);
+        pace = pace.max(self.scrub_step()?);
         self.publish_status();
         Ok(pace)
     }
@@ -277,6 +285,7 @@ impl Follower {
     pub(super) fn let_go(&mut self) {
         self.outbox.clear();
         self.jobs.clear();
+        self.scrubber.forget();
         if self.mode == Mode::Publish {
             self.outbox.push(CaptureEvent::LetGo);
         }
@@ -291,6 +300,7 @@ impl Follower {
             self.mode = Mode::Retain;
             self.outbox.clear();
             self.jobs.clear();
+            self.scrubber.forget();
         }
     }
 

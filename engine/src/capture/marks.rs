@@ -116,7 +116,8 @@ pub(super) fn checkpoint(connection: &Connection, path: &Path) -> Result<bool, C
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// A connection that neither waits, checkpoints by itself, nor removes the WAL.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::ZERO)?;
@@ -149,7 +150,7 @@ fn keep_wal_on_close(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Begins a read transaction. The pragma reads one number of page 1, which takes the mark, and does
 /// not parse the schema. False: a lock was in the way.
-fn begin_read(connection: &Connection) -> rusqlite::Result<bool> {
+pub(super) fn begin_read(connection: &Connection) -> rusqlite::Result<bool> {
     execute(connection, "BEGIN")?;
     let read = connection
         .prepare_cached("PRAGMA schema_version")
@@ -163,11 +164,16 @@ fn begin_read(connection: &Connection) -> rusqlite::Result<bool> {
     }
 }
 
+/// Ends a transaction.
+pub(super) fn rollback(connection: &Connection) -> rusqlite::Result<()> {
+    execute(connection, "ROLLBACK")
+}
+
 fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)

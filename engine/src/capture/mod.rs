@@ -19,12 +19,14 @@ mod hand_over;
 mod marks;
 mod outbox;
 mod pages;
+mod scrub;
 mod status;
 mod take;
 mod thread;
 mod wakeup;
 
 pub use error::CaptureError;
+pub use scrub::READ_PAGES_MAX;
 pub use status::CaptureStatus;
 
 use crate::wal::WalPoint;
@@ -110,6 +112,13 @@ pub enum CaptureEvent {
         /// Size of the database file in pages.
         page_count: u32,
     },
+    /// The answer to [`CaptureCommand::ReadAt`], behind every frame up to its position.
+    PagesAt {
+        /// Where in this stream the pages are as they were read; None: that cannot be told, ask again.
+        at: Option<Position>,
+        /// The pages.
+        pages: PagesAt,
+    },
     /// The read mark was let go (WAL too large): the standby needs a resync.
     LetGo,
     /// Capture cannot go on (database gone, left WAL mode, I/O error); one sentence with the remedy.
@@ -148,6 +157,41 @@ pub enum CaptureCommand {
     },
     /// Emit [`CaptureEvent::EndOfCopy`].
     EndOfCopy,
+    /// Read pages through SQLite in a transaction of their own and emit [`CaptureEvent::PagesAt`]. One at a
+    /// time: a second one replaces the first if that has not begun.
+    ReadAt(ReadAt),
+}
+
+/// Pages to read through SQLite, at most [`READ_PAGES_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadAt {
+    /// Hashes of neighbouring pages, cut at the end of the database.
+    Hashes {
+        /// First page, from 1.
+        first_page: u32,
+        /// How many.
+        page_count: u32,
+    },
+    /// Contents.
+    Contents {
+        /// Their numbers, ascending; those beyond the end of the database are left out.
+        pages: Vec<u32>,
+    },
+}
+
+/// Pages as SQLite read them in one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PagesAt {
+    /// Page size in bytes.
+    pub page_size: u32,
+    /// Size of the database in pages.
+    pub page_count: u32,
+    /// First of the pages in `hashes`.
+    pub first_page: u32,
+    /// xxh3-64 of each page; 0 for the lock page.
+    pub hashes: Vec<u64>,
+    /// Number and content.
+    pub contents: Vec<(u32, Bytes)>,
 }
 
 /// How an attach went.

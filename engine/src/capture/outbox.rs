@@ -135,6 +135,10 @@ impl Outbox {
 fn event_bytes(event: &CaptureEvent) -> usize {
     match event {
         CaptureEvent::Frames { data, .. } | CaptureEvent::Pages { data, .. } => data.len(),
+        CaptureEvent::PagesAt { pages, .. } => {
+            pages.hashes.len() * size_of::<u64>()
+                + pages.contents.iter().map(|(_, data)| data.len()).sum::<usize>()
+        }
         _ => 0,
     }
 }

@@ -111,8 +111,9 @@ fn tell_failure(
 impl Follower {
     /// Ends the connections and keeps the way to the session.
     fn into_outbox(self) -> Outbox {
-        let Self { checkpointer, marks, files, outbox, .. } = self;
+        let Self { checkpointer, scrubber, marks, files, outbox, .. } = self;
         drop(checkpointer);
+        drop(scrubber);
         drop(marks);
         drop(files);
         outbox
@@ -136,6 +137,11 @@ impl Follower {
             }
             CaptureCommand::DifferingPages { first_page, page_count, hashes } => {
                 self.enqueue(PageJob::differing(first_page, page_count, hashes));
+            }
+            CaptureCommand::ReadAt(job) => {
+                if self.mode == super::follow::Mode::Publish {
+                    self.scrubber.wish(job);
+                }
             }
             CaptureCommand::EndOfCopy => self.enqueue(PageJob::End { target: None }),
         }

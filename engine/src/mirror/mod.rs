@@ -12,6 +12,7 @@ mod error;
 mod flush;
 mod generation;
 mod open;
+mod scrub;
 mod snapshot;
 mod state_file;
 mod take_over;
@@ -21,6 +22,7 @@ mod tests;
 pub use copying::HASH_PAGES_MAX;
 pub use error::MirrorError;
 pub use flush::{FlushTicket, Flushed};
+pub use scrub::{HashTicket, SCRUB_PAGES_MAX};
 pub use snapshot::{Snapshot, SnapshotTicket};
 pub use take_over::TakenOver;
 

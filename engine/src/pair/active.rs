@@ -8,6 +8,7 @@ use super::EngineConfig;
 use super::barrier::{Acknowledged, Barrier, CommitMode, Progress};
 use super::board::CommitBoards;
 use super::connection::Connection;
+use super::scrub::VerifyReply;
 use super::served::Served;
 use super::ship::{ShipNote, Shipment};
 use super::starting::Starting;
@@ -89,6 +90,7 @@ impl Active {
         self.session = None;
         for database in &mut self.databases {
             database.barrier = Barrier::default();
+            database.scrub.borrow_mut().give_up("this node no longer serves: verify on the node that does");
             if let Some(shipment) = database.shipment.take() {
                 shipment.abort();
                 // Cancelled or done: either way its hold on the capture is gone.
@@ -235,13 +237,24 @@ impl Active {
         let inputs = self.inputs.clone();
         let of = Rc::downgrade(&capture);
         let attributes = database.attributes();
+        let (scrub, wake, resync) = (database.scrub.clone(), database.scrub_wake.clone(), database.resync);
         let shipment = tokio::task::spawn_local(async move {
             let notes = inputs.clone();
             let connection = sender.connection_id();
             let note = move |note| notes.send(Input::Ship { index, connection, note });
-            Shipment { capture: &capture, events: &mut events, sender, hashes, attributes, note: &note }
-                .run(standby)
-                .await;
+            Shipment {
+                capture: &capture,
+                events: &mut events,
+                sender,
+                hashes,
+                attributes,
+                note: &note,
+                scrub,
+                wake,
+                resync,
+            }
+            .run(standby)
+            .await;
             drop(capture);
             inputs.send(Input::ShipEnded { index, of, events });
         });
@@ -273,7 +286,16 @@ impl Active {
                 self.judge_target(index);
             }
             ShipNote::Copy(progress) => database.copy = Some(progress),
+            ShipNote::Word(word) => {
+                self.inputs
+                    .notice(word.alarm, format!("database {}: {}", database.config.name, word.sentence));
+            }
+            ShipNote::Resync => {
+                database.resync = true;
+                renew = true;
+            }
             ShipNote::CopySent(position) => {
+                database.resync = false;
                 database.target = Some(position);
                 self.judge_target(index);
             }
@@ -466,6 +488,16 @@ impl Active {
     pub(super) fn waiting(&self) -> bool {
         let waiting = |d: &Served| d.barrier.waiting() > 0 || d.barrier.is_solo() || d.has_safe_marks();
         self.databases.iter().any(waiting)
+    }
+
+    /// Somebody wants every page compared, now.
+    pub(super) fn verify(&mut self, name: &str, reply: VerifyReply) {
+        let Some(database) = self.databases.iter().find(|d| d.config.name.as_str() == name) else {
+            let _ = reply.send(Err(format!("database {name} is not configured in this pair")));
+            return;
+        };
+        database.scrub.borrow_mut().verify(reply, Instant::now());
+        database.scrub_wake.notify_one();
     }
 
     /// Writes a copy of the live database, through SQLite, to a new file.

@@ -12,8 +12,8 @@ use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError};
 use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{
-    Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, FrameNo, Message, PageHashes, Position,
-    Refusal, Rewind, Rewound, WalGeneration,
+    Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, FrameNo, HashRequest, Message, PageChunk,
+    PageHashes, Position, Refusal, Rewind, Rewound, WalGeneration,
 };
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -150,6 +150,11 @@ impl Applier {
         flush: &mut InFlight,
         copy: &mut Option<CopyProgress>,
     ) -> Result<(), ApplyError> {
+        if let Message::HashRequest(request) = &message
+            && request.at_position
+        {
+            return self.hash_at(mirror, request).await;
+        }
         if !matches!(message, Message::WalBatch(_) | Message::PageChunk(_))
             && let Some(running) = flush.0.take()
         {
@@ -162,6 +167,7 @@ impl Applier {
                 mirror.begin_generation(generation).await?;
                 self.acknowledge(mirror).await;
             }
+            Message::PageChunk(chunk) if chunk.repair => self.repair(mirror, chunk).await?,
             Message::PageChunk(chunk) => self.write_pages(mirror, copy, chunk.first_page, chunk.data).await?,
             Message::CopyBegin(begin) => {
                 self.begin_copy(mirror, &begin).await?;
@@ -182,7 +188,8 @@ impl Applier {
                     self.note(StandbyNote::Copy(Some(*copy)));
                 }
                 let hashes: Bytes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
-                self.send(PageHashes { first_page: request.first_page, hashes }.into()).await;
+                let first_page = request.first_page;
+                self.send(PageHashes { first_page, hashes, ..PageHashes::default() }.into()).await;
             }
             Message::CopyEnd(end) => {
                 mirror.end_copy(end.generation, end.frame, end.page_count).await?;
@@ -213,6 +220,48 @@ impl Applier {
             return Ok(());
         }
         Ok(mirror.rewind(rewind).await?)
+    }
+
+    /// Answers what the disk holds of some pages at a position, beside whatever goes on.
+    async fn hash_at(&self, mirror: &Mirror, request: &HashRequest) -> Result<(), ApplyError> {
+        let at = Position { generation: WalGeneration(request.generation), frame: FrameNo(request.frame) };
+        let answer = PageHashes {
+            first_page: request.first_page,
+            at_position: true,
+            generation: request.generation,
+            frame: request.frame,
+            ..PageHashes::default()
+        };
+        let Some(ticket) = mirror.start_hashing(at, request.first_page, request.page_count).await? else {
+            self.send(PageHashes { passed: true, ..answer }.into()).await;
+            return Ok(());
+        };
+        let (sender, inputs, name) = (self.sender.clone(), self.inputs.clone(), self.name.clone());
+        tokio::task::spawn_local(async move {
+            // What cannot be read counts as different: written anew, a disk may put it elsewhere.
+            let hashes = ticket.run().await.unwrap_or_else(|error| {
+                inputs.notice(true, format!("database {name}: {error}"));
+                Vec::new()
+            });
+            let hashes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
+            // A closed connection needs no answer.
+            let _ = sender.send(PageHashes { hashes, ..answer }.into()).await;
+        });
+        Ok(())
+    }
+
+    /// Puts pages right that this disk holds wrongly.
+    async fn repair(&self, mirror: &mut Mirror, chunk: PageChunk) -> Result<(), ApplyError> {
+        let at = Position { generation: WalGeneration(chunk.generation), frame: FrameNo(chunk.frame) };
+        let first_page = chunk.first_page;
+        if mirror.repair(at, first_page, chunk.data).await? > 0 {
+            let sentence = format!(
+                "database {}: this node's disk held page {first_page} wrongly; it was written anew. Check this disk and this node's memory",
+                self.name
+            );
+            self.inputs.notice(true, sentence);
+        }
+        Ok(())
     }
 
     async fn write_pages(
@@ -265,6 +314,7 @@ impl Applier {
             received_frame: received.frame.0,
             durable_frame: durable.frame.0,
             complete: mirror.is_complete(),
+            ..Ack::default()
         };
         self.sender.acknowledge(ack).await;
         self.at(mirror);

@@ -9,6 +9,7 @@ mod apply;
 mod barrier;
 mod board;
 mod connection;
+mod scrub;
 mod served;
 mod ship;
 mod standby;
@@ -17,7 +18,8 @@ mod status;
 mod thread;
 
 pub use barrier::{Acknowledged, CommitMode, Progress};
-pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus};
+pub use scrub::{SCRUB_BYTES_PER_S, Verified};
+pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus, EqualityStatus};
 pub use thread::Engine;
 
 use crate::link::{HeartbeatKeys, Identity, LinkConfig, Path};
@@ -72,6 +74,8 @@ pub struct DatabaseConfig {
     pub checkpoint_frames: u32,
     /// How large the WAL may grow while the standby takes nothing.
     pub wal_retain_max_bytes: u64,
+    /// How fast pages are compared with the standby's disk in the background; 0: only on demand.
+    pub scrub_bytes_per_s: u64,
 }
 
 /// What the agent asks for. Role changes are executed in order and answered when done.
@@ -126,6 +130,13 @@ pub enum Command {
     },
     /// Somebody changed the quarantine on disk: count it anew.
     CountQuarantine,
+    /// Active: compare every page with what the standby's disk holds, at full speed; what differs is put right.
+    Verify {
+        /// The database.
+        database: DatabaseName,
+        /// What came of it, or one sentence why there will be no answer. Waits for a standby that is away.
+        reply: oneshot::Sender<Result<Verified, String>>,
+    },
     /// Let go of everything and end the thread.
     Stop(oneshot::Sender<()>),
 }

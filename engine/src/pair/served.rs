@@ -6,6 +6,7 @@ use super::DatabaseConfig;
 use super::active::WaitReply;
 use super::barrier::{Barrier, CommitMode, Progress};
 use super::board::{CommitBoard, Marks};
+use super::scrub::Scrub;
 use super::starting::Starting;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
 use super::thread::Inputs;
@@ -13,11 +14,12 @@ use crate::capture::{Capture, CaptureError, CaptureEvent};
 use crate::mirror::TakenOver;
 use crate::wal::WalPoint;
 use lockstep_wire::{Chain, FileAttributes, FrameNo, Position, Salts};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 /// How long a database may be unfit before it is an alarm: an application needs a moment to make it.
@@ -67,6 +69,12 @@ pub(super) struct Served {
     pub(super) waited: Position,
     pub(super) level_since: Option<Instant>,
     pub(super) copy: Option<CopyProgress>,
+    /// Shared with the shipment, which carries it out.
+    pub(super) scrub: Rc<RefCell<Scrub>>,
+    /// Tells the shipment of something new in `scrub`.
+    pub(super) scrub_wake: Rc<Notify>,
+    /// Contents differ in a way that only a resync puts right.
+    pub(super) resync: bool,
 }
 
 impl Served {
@@ -76,6 +84,7 @@ impl Served {
         board: Option<CommitBoard>,
         mode: CommitMode,
     ) -> Self {
+        let scrub = Scrub::new(config.scrub_bytes_per_s, Instant::now());
         Self {
             marks: Marks::new(board, mode),
             mode,
@@ -100,6 +109,9 @@ impl Served {
             waited: Position::default(),
             level_since: None,
             copy: None,
+            scrub: Rc::new(RefCell::new(scrub)),
+            scrub_wake: Rc::default(),
+            resync: false,
         }
     }
 
@@ -223,6 +235,7 @@ impl Served {
             unwaited_commits: self.unwaited.iter().map(|(_, commits)| commits).sum(),
             waiting: self.barrier.waiting() as u32,
             copy: self.copy,
+            equality: self.scrub.borrow().status(),
         }
     }
 }

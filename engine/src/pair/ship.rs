@@ -6,6 +6,7 @@
 //! to know ([`ShipNote`]); acknowledgements go there directly.
 
 use super::connection::StreamSender;
+use super::scrub::{Scrub, Todo, Word};
 use super::status::CopyProgress;
 use crate::capture::{Attached, Capture, CaptureCommand, CaptureEvent};
 use crate::wal::WalPoint;
@@ -13,8 +14,10 @@ use lockstep_wire::{
     Chain, CopyBegin, CopyEnd, FileAttributes, FrameNo, Generation, HashRequest, MirrorState, PageChunk,
     PageHashes, Position, Rewind, Salts, WalBatch, WalGeneration,
 };
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Instant;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Pages asked for at a time: 256 KiB of 4 KiB pages, small enough that frames slip in between.
 const PAGES_PER_READ: u32 = 64;
@@ -51,6 +54,10 @@ pub(super) enum ShipNote {
     Ahead,
     /// The read mark was let go: this attachment is over, resync at the next.
     LetGo,
+    /// Something for the operator.
+    Word(Word),
+    /// Contents differ: attach anew and compare everything.
+    Resync,
 }
 
 /// One database's shipment.
@@ -62,6 +69,12 @@ pub(super) struct Shipment<'a> {
     /// Who may use the database's file.
     pub(super) attributes: Option<FileAttributes>,
     pub(super) note: &'a dyn Fn(ShipNote),
+    /// What is compared with the standby's disk, and when.
+    pub(super) scrub: Rc<RefCell<Scrub>>,
+    /// Something new in it.
+    pub(super) wake: Rc<Notify>,
+    /// Compare the whole database first: the standby's disk is in doubt.
+    pub(super) resync: bool,
 }
 
 /// Why a shipment ended.
@@ -106,7 +119,8 @@ impl Shipment<'_> {
     }
 
     async fn ship(&mut self, standby: MirrorState) -> Result<(), End> {
-        let mut from = (standby.complete || standby.diverged).then(|| mirror_point(&standby));
+        let mut from =
+            (!self.resync && (standby.complete || standby.diverged)).then(|| mirror_point(&standby));
         if let Some(from) = from.as_mut().filter(|_| standby.diverged) {
             // A node that served until now counted by itself; from here on our count is the pair's.
             from.position.generation = self.capture.status().position.generation;
@@ -134,24 +148,45 @@ impl Shipment<'_> {
                 }
                 let resync = standby.has_pages && standby.page_size == page_size;
                 let attributes = self.attributes.take();
-                let begin = CopyBegin { resync, page_size, page_count, keep: ahead, attributes };
+                let verify = self.resync;
+                let begin = CopyBegin { resync, page_size, page_count, keep: ahead, attributes, verify };
                 Some(self.begin_copy(begin).await?)
             }
         };
         if let Some(copying) = &mut copying {
             self.ask(copying).await?;
         }
+        self.scrub.borrow_mut().attached(Instant::now());
         loop {
+            // Pages of a copy are compared when it has ended.
+            let due = if copying.is_none() { Some(self.scrub_on().await?) } else { None };
+            let rest = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 event = self.events.recv() => {
                     let event = event.ok_or(End::CaptureClosed)?;
-                    if self.forward(event, copying.as_mut()).await? { copying = None; }
+                    if self.forward(event, copying.as_mut()).await? {
+                        copying = None;
+                        self.scrub.borrow_mut().resynced();
+                    }
                 }
                 hashes = self.hashes.recv() => {
                     let hashes = hashes.ok_or(End::ConnectionClosed)?;
-                    if let Some(copying) = &mut copying { self.compare(copying, &hashes)?; }
+                    match &mut copying {
+                        Some(copying) => self.compare(copying, &hashes)?,
+                        None => {
+                            let todo = self.scrub.borrow_mut().answered(&hashes, Instant::now());
+                            self.perform(todo).await?;
+                        }
+                    }
                 }
+                () = self.wake.notified() => {}
+                () = rest => {}
                 () = self.sender.closed() => return Err(End::ConnectionClosed),
             }
         }
@@ -200,7 +235,8 @@ impl Shipment<'_> {
             self.tell(CaptureCommand::EndOfCopy)?;
         } else if copying.progress.resync {
             let page_count = left.min(PAGES_PER_HASH);
-            self.send(HashRequest { first_page: copying.next, page_count }).await?;
+            let first_page = copying.next;
+            self.send(HashRequest { first_page, page_count, ..HashRequest::default() }).await?;
         } else {
             let page_count = left.min(PAGES_PER_READ);
             self.tell(CaptureCommand::ReadPages { first_page: copying.next, page_count })?;
@@ -224,6 +260,35 @@ impl Shipment<'_> {
         self.tell(CaptureCommand::DifferingPages { first_page, page_count, hashes })?;
         copying.next += page_count;
         copying.in_flight = true;
+        Ok(())
+    }
+
+    /// Does what the scrub has to do now; answers when it has to do something again.
+    async fn scrub_on(&mut self) -> Result<Instant, End> {
+        loop {
+            let todo = self.scrub.borrow_mut().todo(Instant::now());
+            match todo {
+                Todo::Rest(due) => return Ok(due),
+                todo => self.perform(Some(todo)).await?,
+            }
+        }
+    }
+
+    async fn perform(&mut self, todo: Option<Todo>) -> Result<(), End> {
+        for word in self.scrub.borrow_mut().words() {
+            (self.note)(ShipNote::Word(word));
+        }
+        match todo {
+            None | Some(Todo::Rest(_)) => {}
+            Some(Todo::Read(read)) => self.tell(CaptureCommand::ReadAt(read))?,
+            Some(Todo::Ask(request)) => self.send(request).await?,
+            Some(Todo::Send(chunks)) => {
+                for chunk in chunks {
+                    self.send(chunk).await?;
+                }
+            }
+            Some(Todo::Resync) => (self.note)(ShipNote::Resync),
+        }
         Ok(())
     }
 
@@ -270,7 +335,7 @@ impl Shipment<'_> {
                         first_page - 1 + (data.len() / copying.progress.page_size.max(1) as usize) as u32;
                     (self.note)(ShipNote::Copy(copying.progress));
                 }
-                self.send(PageChunk { first_page, data }).await?;
+                self.send(PageChunk { first_page, data, ..PageChunk::default() }).await?;
             }
             CaptureEvent::PagesDone => {
                 if let Some(copying) = copying {
@@ -282,6 +347,10 @@ impl Shipment<'_> {
                     .await?;
                 (self.note)(ShipNote::CopySent(position));
                 return Ok(true);
+            }
+            CaptureEvent::PagesAt { at, pages } => {
+                let todo = self.scrub.borrow_mut().read(at, pages, Instant::now());
+                self.perform(todo).await?;
             }
             CaptureEvent::LetGo => (self.note)(ShipNote::LetGo),
             // Its status says why; the main loop looks there.

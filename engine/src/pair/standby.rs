@@ -5,7 +5,7 @@
 
 use super::apply::{self, Work};
 use super::connection::{Connection, Credit};
-use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
+use super::status::{CopyProgress, DatabaseState, DatabaseStatus, EqualityStatus};
 use super::thread::Inputs;
 use super::{CommitMode, DatabaseConfig, EngineConfig};
 use crate::copy::quarantine::Quarantine;
@@ -448,6 +448,7 @@ impl Standby {
             unwaited_commits: 0,
             waiting: 0,
             copy: d.copy,
+            equality: EqualityStatus::default(),
         };
         self.databases.iter().map(status).collect()
     }

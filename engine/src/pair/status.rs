@@ -46,6 +46,23 @@ pub struct DatabaseStatus {
     pub waiting: u32,
     /// A copy or resync under way.
     pub copy: Option<CopyProgress>,
+    /// Active: what of it is proven to be on the standby's disk.
+    pub equality: EqualityStatus,
+}
+
+/// How far the comparison with the standby's disk is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EqualityStatus {
+    /// When the last pass over all pages ended; None: none since this node became active.
+    pub verified_at: Option<Instant>,
+    /// Pages of the present pass that were compared.
+    pub pages_done: u32,
+    /// Pages in all; 0: not known yet.
+    pub pages_total: u32,
+    /// Pages that differed since this node became active.
+    pub mismatched_pages: u64,
+    /// Of them, those that are equal again.
+    pub repaired_pages: u64,
 }
 
 /// What happens with a database.

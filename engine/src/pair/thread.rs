@@ -255,6 +255,10 @@ impl DataThread {
                 self.snapshot(database.as_str(), destination, reply);
             }
             Command::CountQuarantine => self.count_quarantine(),
+            Command::Verify { database, reply } => match &mut self.role {
+                Role::Active(active) => active.verify(database.as_str(), reply),
+                _ => drop(reply.send(Err("this node is not active: verify on the node that serves".into()))),
+            },
             Command::Stop(_) => unreachable!("handled by the loop"),
         }
     }

@@ -79,7 +79,7 @@ impl Rebuilt {
                 self.point.chain = chain_after;
                 self.commits += commits.len() as u64;
             }
-            CaptureEvent::PagesDone => {}
+            CaptureEvent::PagesAt { .. } | CaptureEvent::PagesDone => {}
             CaptureEvent::Pages { first_page, data } => self.put_pages(first_page, &data),
             CaptureEvent::EndOfCopy { position, page_count } => {
                 assert!(self.point.position >= position || position.frame.0 == 0);

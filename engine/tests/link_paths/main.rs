@@ -183,7 +183,9 @@ fn load(rate: &str, seconds: u64, paced: bool) -> Load {
             let (begin, mut bytes) = (std::time::Instant::now(), 0);
             while begin.elapsed() < Duration::from_secs(seconds) {
                 let sent = if paced {
-                    made.sender.send(1, PageChunk { first_page: 1, data: data.clone() }).await
+                    made.sender
+                        .send(1, PageChunk { first_page: 1, data: data.clone(), ..PageChunk::default() })
+                        .await
                 } else {
                     made.sender.send(1, WalBatch { data: data.clone(), ..WalBatch::default() }).await
                 };

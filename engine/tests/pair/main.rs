@@ -3,6 +3,7 @@
 mod attributes;
 mod board;
 mod changes;
+mod equality;
 mod full_disk;
 mod node;
 mod storm;

@@ -6,7 +6,7 @@ use lockstep_engine::link::{
 };
 use lockstep_engine::pair::{
     Acknowledged, BoardConfig, Command, CommitMode, DatabaseConfig, Engine, EngineConfig, EngineEvent,
-    EngineStatus,
+    EngineStatus, Verified,
 };
 use lockstep_engine::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch, SessionId};
@@ -79,6 +79,7 @@ fn config(
             path: directory.path().join("app.db"),
             checkpoint_frames: 100,
             wal_retain_max_bytes: 64 << 20,
+            scrub_bytes_per_s: 64 << 20,
         }],
         state_dir: directory.path().join("state"),
         quarantine_max_bytes: 1 << 30,
@@ -228,6 +229,14 @@ impl Node {
     /// Waits beside this node's other business.
     pub(crate) fn waiter(&self) -> Waiter {
         Waiter { engine: self.engine.clone() }
+    }
+
+    /// Compares everything with the standby's disk.
+    pub(crate) async fn verify(&self) -> Result<Verified, String> {
+        let (reply, answer) = oneshot::channel();
+        self.engine.command(Command::Verify { database: main_db(), reply }).await;
+        let answer = tokio::time::timeout(LIMIT, answer).await;
+        answer.unwrap_or_else(|_| panic!("no answer: {:?}", self.engine.status())).expect("the thread lives")
     }
 
     pub(crate) async fn wait(&self, mode: CommitMode) -> Result<Acknowledged, String> {

@@ -3,7 +3,7 @@
 use crate::node::{Node, pair_without_database};
 use crate::writers::{Dice, Job, Process, create};
 use crate::{epoch, writer};
-use lockstep_engine::pair::{Acknowledged, Command, CommitMode, DatabaseConfig, Engine};
+use lockstep_engine::pair::{Acknowledged, Command, CommitMode, DatabaseConfig, Engine, Verified};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ fn storm_pair() -> (Node, Node) {
             path: directory.join(name).with_extension("db"),
             checkpoint_frames: 100,
             wal_retain_max_bytes: 1 << 30,
+            scrub_bytes_per_s: 64 << 20,
         };
         config.databases = NAMES.map(database).into();
     });
@@ -75,6 +76,32 @@ async fn wait(engine: &Engine, database: &str) -> Result<Acknowledged, String> {
     answer.await.unwrap_or_else(|_| Err("dropped".into()))
 }
 
+/// Compares everything with the standby's disk, pass after pass; nothing may ever differ.
+fn keep_verifying(
+    active: &Node,
+    stop: &Arc<AtomicBool>,
+) -> (Arc<AtomicU64>, Vec<tokio::task::JoinHandle<()>>) {
+    let passes = Arc::new(AtomicU64::new(0));
+    let verifier = |name: &'static str| {
+        let (engine, stop, passes) = (active.engine(), stop.clone(), passes.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Acquire) {
+                assert_eq!(verify(&engine, name).await.expect("the standby is there").repaired, 0);
+                passes.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    (passes.clone(), NAMES.map(verifier).into())
+}
+
+async fn verify(engine: &Engine, database: &str) -> Result<Verified, String> {
+    let (reply, answer) = oneshot::channel();
+    let database = database.parse().expect("a name");
+    engine.command(Command::Verify { database, reply }).await;
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    answer.unwrap_or_else(|_| panic!("no answer: {:#?}", engine.status())).expect("it is answered")
+}
+
 /// Waits for commits all the time, as applications do.
 fn keep_waiting(active: &Node, stop: &Arc<AtomicBool>) -> (Arc<AtomicU64>, Vec<tokio::task::JoinHandle<()>>) {
     let answered = Arc::new(AtomicU64::new(0));
@@ -99,7 +126,9 @@ async fn storm(seed: u64, resets: u64) {
     standby.become_standby(epoch(1)).await.expect("the mirrors open");
     active.until_in_sync().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let (answered, waiters) = keep_waiting(&active, &stop);
+    let (answered, mut waiters) = keep_waiting(&active, &stop);
+    let (passes, verifiers) = keep_verifying(&active, &stop);
+    waiters.extend(verifiers);
     let mut loads: Vec<Load> = active.databases().map(|path| Load::start(path, &mut random)).collect();
     let generations =
         |node: &Node| node.status().databases.iter().map(|d| d.position.generation.0).sum::<u64>();
@@ -114,13 +143,14 @@ async fn storm(seed: u64, resets: u64) {
     loads.into_iter().for_each(Load::finish);
     stop.store(true, Ordering::Release);
     for waiter in waiters {
-        waiter.await.expect("every wait was answered");
+        waiter.await.expect("every wait was answered and nothing differed");
     }
     for name in NAMES {
         wait(&active.engine(), name).await.expect("the standby is there");
     }
     let count = generations(&active) - first;
-    println!("{count} resets, {} waits, {:?}", answered.load(Ordering::Relaxed), began.elapsed());
+    let (waits, passes) = (answered.load(Ordering::Relaxed), passes.load(Ordering::Relaxed));
+    println!("{count} resets, {waits} waits, {passes} passes, {:?}", began.elapsed());
     assert_eq!(standby.copies() + active.alarms().len() + standby.alarms().len(), 0, "{:?}", active.alarms());
     // The copy is made while the mirror runs; the source's locks would not survive that.
     let mirrored: Vec<_> = standby.databases().map(Copied::of).collect();

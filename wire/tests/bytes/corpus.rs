@@ -45,7 +45,8 @@ fn write_seeds() {
     write("deframer", "seed-all", &[&[1, 200], &stream]);
     write("deframer", "seed-all-by-byte", &[&[0, 0], &stream]);
     write("deframer", "seed-truncated", &[&[0, 40], &stream[..stream.len() - 1]]);
-    let zeros: Message = lockstep_wire::PageChunk { first_page: 1, data: vec![0; 65_536].into() }.into();
+    let zeros: Message =
+        lockstep_wire::PageChunk { first_page: 1, data: vec![0; 65_536].into(), ..Default::default() }.into();
     write("deframer", "seed-packed", &[&[1, 99], &samples::encoded(&samples::frame(&zeros, 0), true)]);
     write("messages", "seed-heartbeat", &[&[0, 0], &prost::Message::encode_to_vec(&samples::heartbeat())]);
     for text in ["00000000000000000003-00112233aabbccdd", "00000000000000000003.0000000042", "shop-2"] {

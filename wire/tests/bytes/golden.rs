@@ -62,7 +62,9 @@ fn the_heartbeat_is_sent_as_its_golden_bytes_and_read_from_them() {
 /// Another release of zstd may pack differently, so this file is written once and then only read.
 #[test]
 fn a_body_packed_by_another_release_of_zstd_is_read() {
-    let message: Message = lockstep_wire::PageChunk { first_page: 9, data: vec![0x2a; 4096].into() }.into();
+    let message: Message =
+        lockstep_wire::PageChunk { first_page: 9, data: vec![0x2a; 4096].into(), ..Default::default() }
+            .into();
     let frame = samples::frame(&message, 0);
     if env::var_os("LOCKSTEP_BLESS").is_some() && !golden("packed").exists() {
         let comment = "A PageChunk of one page of 2a bytes, packed by zstd 1.5.7";

@@ -57,19 +57,39 @@ fn data_message() -> impl Strategy<Value = Message> {
             WalBatch { generation, first_frame, chain_before, chain_after, published_frame, data }.into()
         }),
         any::<(u64, u32, u32)>().prop_map(|(generation, received_frame, durable_frame)| {
-            Ack { generation, received_frame, durable_frame, complete: generation % 2 == 0 }.into()
+            {
+                let content = (durable_frame % 2 == 1).then_some(generation);
+                let complete = generation % 2 == 0;
+                let content_frame = durable_frame;
+                Ack { generation, received_frame, durable_frame, complete, content_frame, content }.into()
+            }
         }),
         any::<(u64, u32, u64)>()
             .prop_map(|(generation, frame, chain)| Rewind { generation, frame, chain }.into()),
         any::<(u64, u32)>().prop_map(|(generation, frame)| Rewound { generation, frame }.into()),
         any::<(bool, u32, u32)>().prop_map(|(resync, page_size, page_count)| {
-            CopyBegin { resync, page_size, page_count, keep: !resync, attributes: None }.into()
+            CopyBegin { resync, page_size, page_count, keep: !resync, attributes: None, verify: resync }
+                .into()
         }),
-        any::<(u32, u32)>()
-            .prop_map(|(first_page, page_count)| HashRequest { first_page, page_count }.into()),
-        (any::<u32>(), body_bytes())
-            .prop_map(|(first_page, hashes)| PageHashes { first_page, hashes }.into()),
-        (any::<u32>(), body_bytes()).prop_map(|(first_page, data)| PageChunk { first_page, data }.into()),
+        any::<(u32, u32)>().prop_map(|(first_page, page_count)| HashRequest {
+            first_page,
+            page_count,
+            frame: page_count,
+            ..HashRequest::default()
+        }
+        .into()),
+        (any::<u32>(), body_bytes()).prop_map(|(first_page, hashes)| PageHashes {
+            first_page,
+            hashes,
+            ..PageHashes::default()
+        }
+        .into()),
+        (any::<u32>(), body_bytes()).prop_map(|(first_page, data)| PageChunk {
+            first_page,
+            data,
+            ..PageChunk::default()
+        }
+        .into()),
         any::<(u64, u32, u32)>()
             .prop_map(|(generation, frame, page_count)| { CopyEnd { generation, frame, page_count }.into() }),
     ]
@@ -103,7 +123,8 @@ where
 
 #[test]
 fn a_batch_is_read_without_copying_its_data() {
-    let message: Message = PageChunk { first_page: 1, data: crate::samples::bytes(4096) }.into();
+    let message: Message =
+        PageChunk { first_page: 1, data: crate::samples::bytes(4096), ..PageChunk::default() }.into();
     let (frames, _) = deframe(&encoded(&frame(&message, 0), false), 1000);
     let body = frames[0].body.clone();
     let Ok(Message::PageChunk(chunk)) = Message::decode(frames[0].header.kind, body.clone()) else {

@@ -27,7 +27,7 @@ fn ping() -> Message {
 }
 
 fn zeros() -> Message {
-    PageChunk { first_page: 1, data: vec![0; 4096].into() }.into()
+    PageChunk { first_page: 1, data: vec![0; 4096].into(), ..PageChunk::default() }.into()
 }
 
 fn set_u32(at: usize, value: u32) -> impl FnOnce(&mut Vec<u8>) {
@@ -105,7 +105,7 @@ fn an_announced_body_reserves_no_more_than_a_usual_batch() {
 #[test]
 fn the_longest_body_is_sent_and_read() {
     let data = vec![7; MAX_BODY_BYTES - 100].into();
-    let longest = frame(&PageChunk { first_page: 1, data }.into(), 0);
+    let longest = frame(&PageChunk { first_page: 1, data, ..PageChunk::default() }.into(), 0);
     assert_eq!(deframe(&encoded(&longest, false), 100_000), (vec![longest.clone()], None));
     assert_eq!(deframe(&encoded(&longest, true), 100_000), (vec![longest], None));
 }

@@ -68,7 +68,15 @@ pub(crate) fn messages() -> Vec<Message> {
             data: bytes(24 + 512),
         }
         .into(),
-        Ack { generation: 8, received_frame: 300, durable_frame: 299, complete: true }.into(),
+        Ack {
+            generation: 8,
+            received_frame: 300,
+            durable_frame: 299,
+            complete: true,
+            content_frame: 298,
+            content: Some(0x5152_5354_5556_5758),
+        }
+        .into(),
         Rewind { generation: 8, frame: 298, chain: 0x3132_3334_3536_3738 }.into(),
         Rewound { generation: 8, frame: 298 }.into(),
         CopyBegin {
@@ -77,11 +85,28 @@ pub(crate) fn messages() -> Vec<Message> {
             page_count: 70_000,
             keep: true,
             attributes: Some(attributes),
+            verify: true,
         }
         .into(),
-        HashRequest { first_page: 1, page_count: 1024 }.into(),
-        PageHashes { first_page: 1, hashes: bytes(32) }.into(),
-        PageChunk { first_page: 65, data: bytes(512) }.into(),
+        HashRequest {
+            first_page: 1,
+            page_count: 1024,
+            at_position: true,
+            generation: 8,
+            frame: 298,
+            rebuild: true,
+        }
+        .into(),
+        PageHashes {
+            first_page: 1,
+            hashes: bytes(32),
+            at_position: true,
+            generation: 8,
+            frame: 298,
+            passed: true,
+        }
+        .into(),
+        PageChunk { first_page: 65, data: bytes(512), repair: true, generation: 8, frame: 298 }.into(),
         CopyEnd { generation: 8, frame: 301, page_count: 70_001 }.into(),
         Ping { nonce: 0x4142_4344_4546_4748, answer: true }.into(),
         Goodbye { reason: "the agent is shutting down".into() }.into(),

@@ -48,7 +48,8 @@ async fn acknowledgements_overtake_bulk_that_waits_to_be_sent() {
     let mut nodes = Nodes::new();
     nodes.config_a.bulk_cap_bytes_per_s = Some(400 << 10);
     let (a, mut b) = nodes.connected().await;
-    let chunk = |first_page| PageChunk { first_page, data: Bytes::from(vec![1; 60 << 10]) };
+    let chunk =
+        |first_page| PageChunk { first_page, data: Bytes::from(vec![1; 60 << 10]), ..PageChunk::default() };
     for page in 1..=8 {
         a.sender.send(1, chunk(page)).await.unwrap();
     }
