@@ -7,15 +7,8 @@ use lockstep::lab::APP_PORT;
 
 use crate::harness::Pair;
 
-/// The application with the shim.
-fn trusting() -> String {
-    let lockstep = env!("CARGO_BIN_EXE_lockstep");
-    format!("exec '{lockstep}' run -- '{lockstep}' demo-app --trust-commit --listen 0.0.0.0:{APP_PORT}")
-}
-
-#[test]
-fn what_commit_returned_for_survives_the_power_loss_of_either_node() {
-    let mut pair = Pair::with_app(&trusting(), &[]);
+/// Takes the power of each node once, and counts.
+fn loses_nothing(mut pair: Pair) {
     pair.moves(|pair| {
         pair.lab.ok(&["power-off", "a"]);
         pair.taken_over_by("b");
@@ -35,6 +28,17 @@ fn what_commit_returned_for_survives_the_power_loss_of_either_node() {
     pair.end("a");
 }
 
+/// The application with the shim.
+fn trusting() -> String {
+    let lockstep = env!("CARGO_BIN_EXE_lockstep");
+    format!("exec '{lockstep}' run -- '{lockstep}' demo-app --trust-commit --listen 0.0.0.0:{APP_PORT}")
+}
+
+#[test]
+fn what_commit_returned_for_survives_the_power_loss_of_either_node() {
+    loses_nothing(Pair::with_app(&trusting(), &[]));
+}
+
 #[test]
 fn every_commit_of_an_unmodified_program_counts_as_waited_for() {
     let pair = Pair::with_app(&trusting(), &[]);
@@ -44,4 +48,15 @@ fn every_commit_of_an_unmodified_program_counts_as_waited_for() {
         pair.status("a").is_some_and(|status| status.unwaited_commits == 0)
     });
     pair.end("a");
+}
+
+#[test]
+#[ignore = "needs node, and better-sqlite3 in $LOCKSTEP_NODE_MODULES: docs/testing.md"]
+fn long_a_node_program_with_better_sqlite3_loses_nothing_it_committed() {
+    let modules = std::env::var("LOCKSTEP_NODE_MODULES").expect("LOCKSTEP_NODE_MODULES names a node_modules");
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/e2e/programs/orders.js");
+    let (lockstep, database) = (env!("CARGO_BIN_EXE_lockstep"), "$LOCKSTEP_DATABASE_MAIN");
+    let app =
+        format!("NODE_PATH='{modules}' exec '{lockstep}' run -- node '{program}' \"{database}\" {APP_PORT}");
+    loses_nothing(Pair::with_app(&app, &[]));
 }
