@@ -5,6 +5,7 @@
 mod data;
 mod demo;
 mod failover;
+#[allow(dead_code, unused_imports, reason = "shared with the crash suite, which uses another part of it")]
 #[path = "../harness/mod.rs"]
 mod harness;
 mod lab;

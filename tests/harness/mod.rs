@@ -1,6 +1,7 @@
 //! What end-to-end tests share: a lab per test, a pair under load, and code of the tests run on its machines.
 
 mod inside;
+pub(crate) mod invariants;
 mod lab;
 mod pair;
 

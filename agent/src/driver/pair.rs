@@ -12,6 +12,7 @@ use crate::effects::vip::VipAddresses;
 use crate::events::EventLog;
 use crate::heartbeat::{Gauges, Heart, Route, Settings};
 use anyhow::Context;
+use lockstep_engine::durable::create_dir_durably_blocking;
 use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
@@ -57,8 +58,7 @@ impl Pair {
         session: SessionId,
     ) -> anyhow::Result<Self> {
         let state_dir = paths.pair_dir(&pair.id);
-        std::fs::create_dir_all(&state_dir)
-            .with_context(|| format!("cannot make {}", state_dir.display()))?;
+        create_dir_durably_blocking(&state_dir)?;
         let state_file = state_dir.join("pair.state");
         let state = load_state(&state_file)?;
         let log = Arc::new(EventLog::open(&state_dir.join("events.db"))?);

@@ -36,10 +36,6 @@ impl Mirror {
             latest: self.latest_pages(self.durable),
             state: (&self.config.state_file(), state.encode().into()),
             header: message.wal_header,
-            #[cfg(test)]
-            skip_header_sync: self.config.faults.skip_header_sync,
-            #[cfg(not(test))]
-            skip_header_sync: false,
         })
         .await?;
         self.state = state;

@@ -47,16 +47,6 @@ pub struct MirrorConfig {
     pub state_dir: PathBuf,
     /// How many zeros to keep written ahead of the append point, bytes; 0: none.
     pub zero_ahead_bytes: u32,
-    /// Fault switches.
-    #[cfg(test)]
-    pub(crate) faults: Faults,
-}
-
-/// What a crash test may leave out.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Faults {
-    pub(crate) skip_header_sync: bool,
 }
 
 /// Zeros kept ahead of the append point unless configured: one batch of the link.
@@ -65,13 +55,7 @@ pub const ZERO_AHEAD_BYTES: u32 = 1 << 20;
 impl MirrorConfig {
     /// A mirror of `database` with its state in `state_dir` and defaults for the rest.
     pub fn new(database: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            database: database.into(),
-            state_dir: state_dir.into(),
-            zero_ahead_bytes: ZERO_AHEAD_BYTES,
-            #[cfg(test)]
-            faults: Faults::default(),
-        }
+        Self { database: database.into(), state_dir: state_dir.into(), zero_ahead_bytes: ZERO_AHEAD_BYTES }
     }
 
     /// The WAL's path.

@@ -21,7 +21,7 @@ pub use backend::{Backend, DiskFile};
 pub use blocking::{BlockingDisk, BlockingFile};
 pub use error::StorageError;
 pub use run::{BackendChoice, BackendReport, run};
-pub use simulated::{SimulatedDisk, SimulatedFile};
+pub use simulated::{SimulatedDisk, SimulatedFile, SwallowedSync, Unsynced};
 pub use uring::{UringDisk, UringFile};
 
 use bytes::Bytes;

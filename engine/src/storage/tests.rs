@@ -1,6 +1,9 @@
 //! The runtimes carry what the data thread needs, and the simulated disk is as cruel as it says.
 
-use super::{Backend, BackendChoice, BackendReport, Open, SimulatedDisk, Storage, StorageFile, run};
+use super::{
+    Backend, BackendChoice, BackendReport, Open, SimulatedDisk, Storage, StorageFile, SwallowedSync,
+    Unsynced, run,
+};
 use bytes::Bytes;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,14 +92,73 @@ fn a_crash_keeps_what_was_synced_and_replays_from_its_seed() {
         let mut images = std::collections::BTreeSet::new();
         let mut names_lost = 0;
         for seed in 0..200 {
-            let image = disk.crash_image(disk.moment(), seed).contents(path).unwrap();
-            assert_eq!(Some(&image), disk.crash_image(disk.moment(), seed).contents(path).as_ref());
+            let crash = |moment| disk.crash_image(moment, Unsynced::Seeded(seed));
+            let image = crash(disk.moment()).contents(path).unwrap();
+            assert_eq!(Some(&image), crash(disk.moment()).contents(path).as_ref());
             assert_eq!((&image[..512], &image[1536..2048]), (&[1; 512][..], &[1; 512][..]));
             images.insert(image);
-            names_lost += u32::from(disk.crash_image(nameless, seed).contents(path).is_none());
+            names_lost += u32::from(crash(nameless).contents(path).is_none());
         }
         assert!(images.len() >= 6, "{} different images", images.len());
         assert!((1..200).contains(&names_lost));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_file_is_lost_with_the_name_of_any_directory_above_it_and_a_rename_is_whole() {
+    run(BackendChoice::Blocking, async |_, _| {
+        let disk = SimulatedDisk::default();
+        let (dir, path) = (Path::new("/d/new/deep"), Path::new("/d/new/deep/file"));
+        disk.create_dir_all(dir).await.unwrap();
+        let file = disk.open(path, CREATE).await.unwrap();
+        file.sync_all().await.unwrap();
+        disk.sync_dir(dir).await.unwrap();
+        disk.sync_dir(Path::new("/d/new")).await.unwrap();
+        assert!(disk.crash_image(disk.moment(), Unsynced::Lost).paths().is_empty());
+        assert_eq!(disk.crash_image(disk.moment(), Unsynced::Kept).paths(), [path]);
+        for above in ["/d", "/"] {
+            disk.sync_dir(Path::new(above)).await.unwrap();
+        }
+        assert_eq!(disk.crash_image(disk.moment(), Unsynced::Lost).paths(), [path]);
+        let to = dir.join("renamed");
+        disk.rename(path, &to).await.unwrap();
+        for seed in 0..50 {
+            let paths = disk.crash_image(disk.moment(), Unsynced::Seeded(seed)).paths();
+            assert!(paths == [path.to_owned()] || paths == [to.clone()], "{paths:?}");
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_swallowed_sync_succeeds_and_keeps_nothing() {
+    run(BackendChoice::Blocking, async |_, _| {
+        let kept = async |swallowed: Option<SwallowedSync>| {
+            let disk = SimulatedDisk::default();
+            if let Some(kind) = swallowed {
+                disk.swallow_syncs(kind);
+            }
+            let path = Path::new("/d/file");
+            let file = disk.open(path, CREATE).await.unwrap();
+            disk.sync_dir(Path::new("/d")).await.unwrap();
+            file.write_at(0, vec![1; 32].into()).await.unwrap();
+            file.sync_data().await.unwrap();
+            file.write_at(512, vec![1; 512].into()).await.unwrap();
+            file.sync_data().await.unwrap();
+            file.write_at(0, vec![2; 32].into()).await.unwrap();
+            file.sync_data().await.unwrap();
+            file.write_at(1024, vec![1; 512].into()).await.unwrap();
+            file.sync_all().await.unwrap();
+            let whole = disk.crash_image(disk.moment(), Unsynced::Lost).contents(path);
+            let before_last = disk.crash_image(disk.moment() - 2, Unsynced::Lost).contents(path);
+            (whole.map(|bytes| bytes.len()), before_last.map(|bytes| (bytes.len(), bytes.first().copied())))
+        };
+        assert_eq!(kept(None).await, (Some(1536), Some((1024, Some(2)))));
+        assert_eq!(kept(Some(SwallowedSync::Directory)).await, (None, None));
+        assert_eq!(kept(Some(SwallowedSync::All)).await, (Some(1024), Some((1024, Some(1)))));
+        assert_eq!(kept(Some(SwallowedSync::Header)).await, (Some(1536), Some((1024, Some(1)))));
+        assert_eq!(kept(Some(SwallowedSync::Data)).await, (Some(1536), Some((0, None))));
     })
     .unwrap();
 }
