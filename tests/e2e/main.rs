@@ -12,4 +12,5 @@ mod lab;
 mod lab_end;
 mod modes;
 mod service;
+mod shim;
 mod unmodified;
