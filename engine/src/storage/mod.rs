@@ -8,6 +8,7 @@
 mod attributes;
 mod backend;
 mod blocking;
+mod brisk;
 mod error;
 mod posix;
 mod run;

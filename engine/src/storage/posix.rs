@@ -1,7 +1,7 @@
 //! Name, length and lock operations that io_uring and blocking twins share.
 //!
-//! They are rare beside reads, writes and syncs, so plain system calls do. Nothing here reads or
-//! writes file contents except [`copy`], which keeps a file before a resync.
+//! They are rare beside reads, writes and syncs, so plain system calls do. File contents are written here by
+//! [`copy`], which keeps a file before a resync, and by the short writes the ring is not worth.
 
 use super::{FileIdentity, Open};
 use std::{
@@ -70,6 +70,26 @@ pub(super) fn stat(fd: &impl AsFd) -> io::Result<(FileIdentity, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     let length = u64::try_from(stat.st_size).expect("a file has no negative length");
     Ok((FileIdentity { device: stat.st_dev, inode: stat.st_ino }, length))
+}
+
+/// Writes all of `data`, however often that takes.
+pub(super) fn write_all_at(fd: &impl AsFd, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+    while !data.is_empty() {
+        match rustix::io::pwrite(fd, data, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                data = &data[written..];
+                offset += written as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn sync_data(fd: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(fd)?)
 }
 
 pub(super) fn set_len(fd: &impl AsFd, length: u64) -> io::Result<()> {

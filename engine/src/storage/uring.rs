@@ -1,9 +1,11 @@
-//! The io_uring twin: reads, writes and syncs through the ring of the data thread.
+//! The io_uring twin: reads, writes and syncs through the ring of the data thread, except for what is over
+//! sooner in the thread itself (see [`super::brisk`]).
 //!
 //! Lives only inside a `tokio_uring::Runtime` (see [`super::run`]); used elsewhere it panics. An
 //! operation that was begun goes on when its future is dropped: never race one against a timer, and
 //! finish all before the runtime ends. No type of tokio-uring leaves this file.
 
+use super::brisk::Pace;
 use super::{Applied, FileIdentity, Open, Storage, StorageError, StorageFile, attributes, blocking, posix};
 use bytes::Bytes;
 use lockstep_wire::FileAttributes;
@@ -23,6 +25,7 @@ pub struct UringDisk;
 pub struct UringFile {
     file: Rc<tokio_uring::fs::File>,
     path: Rc<PathBuf>,
+    pace: Rc<Pace>,
 }
 
 impl Storage for UringDisk {
@@ -31,7 +34,7 @@ impl Storage for UringDisk {
     async fn open(&self, path: &Path, how: Open) -> Result<UringFile, StorageError> {
         let file = posix::open(path, how).map_err(StorageError::of("open", path))?;
         let file = tokio_uring::fs::File::from_std(file);
-        Ok(UringFile { file: Rc::new(file), path: Rc::new(path.to_owned()) })
+        Ok(UringFile { file: Rc::new(file), path: Rc::new(path.to_owned()), pace: Rc::default() })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
@@ -97,12 +100,20 @@ impl StorageFile for UringFile {
     }
 
     async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), StorageError> {
-        let (result, _) = self.file.write_all_at(data, offset).await;
+        let result = if self.pace.write(data.len() as u64) {
+            posix::write_all_at(&self.fd(), &data, offset)
+        } else {
+            self.file.write_all_at(data, offset).await.0
+        };
         result.map_err(self.named("write"))
     }
 
     async fn sync_data(&self) -> Result<(), StorageError> {
-        self.file.sync_data().await.map_err(self.named("sync"))
+        let here = self.pace.sync();
+        let began = std::time::Instant::now();
+        let result = if here { posix::sync_data(&self.fd()) } else { self.file.sync_data().await };
+        self.pace.took(began.elapsed());
+        result.map_err(self.named("sync"))
     }
 
     async fn sync_all(&self) -> Result<(), StorageError> {
