@@ -228,14 +228,19 @@ pub(crate) async fn apply_pages(
     database: &DiskFile,
     latest: &LatestPages,
 ) -> Result<(), StorageError> {
-    copy_pages(wal, database, latest).await?;
+    copy_pages(wal, database, &latest.pages, latest.page_bytes).await?;
     database.set_len(u64::from(latest.page_count) * latest.page_bytes as u64).await?;
     database.sync_all().await
 }
 
-async fn copy_pages(wal: &DiskFile, database: &DiskFile, latest: &LatestPages) -> Result<(), StorageError> {
-    for group in latest.pages.chunks(FOLD_PAGES) {
-        let reads = group.iter().map(|&(_, offset)| wal.read_at(offset, latest.page_bytes));
+async fn copy_pages(
+    wal: &DiskFile,
+    database: &DiskFile,
+    pages: &[(u32, u64)],
+    page_bytes: usize,
+) -> Result<(), StorageError> {
+    for group in pages.chunks(FOLD_PAGES) {
+        let reads = group.iter().map(|&(_, offset)| wal.read_at(offset, page_bytes));
         let contents = future::try_join_all(reads).await?;
         let mut pages = group.iter().map(|&(page, _)| page).zip(contents).peekable();
         while let Some((first, contents)) = pages.next() {
@@ -245,7 +250,7 @@ async fn copy_pages(wal: &DiskFile, database: &DiskFile, latest: &LatestPages) -
                 run.extend_from_slice(&contents);
                 last = page;
             }
-            database.write_at(u64::from(first - 1) * latest.page_bytes as u64, run.freeze()).await?;
+            database.write_at(u64::from(first - 1) * page_bytes as u64, run.freeze()).await?;
         }
     }
     Ok(())
@@ -257,35 +262,70 @@ pub(crate) struct CopyTarget<'a> {
     pub(crate) patch: (u64, &'a [u8]),
 }
 
-/// Makes a new file of a database file and the pages of its WAL, durable under `target` when this returns.
+/// How much of a copy is written before it is synced: so that neither its end nor one who stops it waits long, and
+/// no other file's sync waits behind gigabytes.
+const COPY_SYNC_BYTES: u64 = 32 << 20;
+
+/// Makes a new file of a database file and the pages of its WAL, durable under `target` when this returns. False:
+/// `stopped` said so in between, and nothing is left of it.
 pub(crate) async fn write_copy_durably(
     disk: &Backend,
     (database, wal): (&DiskFile, &DiskFile),
     latest: &LatestPages,
     target: CopyTarget<'_>,
-) -> Result<(), StorageError> {
-    const CHUNK_BYTES: usize = 1 << 20;
+    stopped: &dyn Fn() -> bool,
+) -> Result<bool, StorageError> {
     let temporary = beside(target.path, ".new");
     let copy = disk.open(&temporary, Open { create: true }).await?;
-    copy.set_len(0).await?;
-    let mut offset = 0;
-    loop {
-        let chunk = database.read_at(offset, CHUNK_BYTES).await?;
-        let length = chunk.len();
-        if length == 0 {
-            break;
-        }
-        copy.write_at(offset, chunk.into()).await?;
-        offset += length as u64;
+    let written = write_copy(&copy, (database, wal), latest, stopped).await;
+    if !matches!(written, Ok(true)) {
+        copy.close().await?;
+        disk.remove(&temporary).await?;
+        return written;
     }
-    copy_pages(wal, &copy, latest).await?;
     let (offset, patch) = target.patch;
     copy.write_at(offset, Bytes::copy_from_slice(patch)).await?;
     copy.set_len(u64::from(latest.page_count) * latest.page_bytes as u64).await?;
     copy.sync_all().await?;
     copy.close().await?;
     disk.rename(&temporary, target.path).await?;
-    disk.sync_dir(directory_of(target.path)).await
+    disk.sync_dir(directory_of(target.path)).await?;
+    Ok(true)
+}
+
+async fn write_copy(
+    copy: &DiskFile,
+    (database, wal): (&DiskFile, &DiskFile),
+    latest: &LatestPages,
+    stopped: &dyn Fn() -> bool,
+) -> Result<bool, StorageError> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    copy.set_len(0).await?;
+    let (mut offset, mut synced) = (0, 0);
+    loop {
+        let chunk = database.read_at(offset, CHUNK_BYTES).await?;
+        let length = chunk.len();
+        if length == 0 {
+            break;
+        }
+        if stopped() {
+            return Ok(false);
+        }
+        copy.write_at(offset, chunk.into()).await?;
+        offset += length as u64;
+        if offset - synced >= COPY_SYNC_BYTES {
+            copy.sync_data().await?;
+            synced = offset;
+        }
+    }
+    for pages in latest.pages.chunks((COPY_SYNC_BYTES as usize / latest.page_bytes.max(1)).max(1)) {
+        if stopped() {
+            return Ok(false);
+        }
+        copy_pages(wal, copy, pages, latest.page_bytes).await?;
+        copy.sync_data().await?;
+    }
+    Ok(!stopped())
 }
 
 /// What a generation switch works on.
@@ -355,6 +395,36 @@ mod tests {
                 let sound = found == b"new" || (found == b"the old contents" && moment < new);
                 assert!(sound, "moment {moment} seed {seed}: {:?}", String::from_utf8_lossy(&found));
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_stopped_at_any_moment_leaves_no_file() {
+        const CHUNKS: u32 = 5;
+        let dir = tempfile::TempDir::new().unwrap();
+        let disk = Backend::Blocking(BlockingDisk { inline: true });
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("db"), vec![7; (CHUNKS as usize) << 20]).unwrap();
+        std::fs::write(path("wal"), vec![9; 4096]).unwrap();
+        let open = |name| disk.open(&path(name), Open::default()).now_or_never().unwrap().unwrap();
+        let (database, wal) = (open("db"), open("wal"));
+        let latest = LatestPages { pages: vec![(2, 0)], page_bytes: 4096, page_count: CHUNKS * 256 };
+        let target = path("copy");
+        let copy = |stop_at: u32| {
+            let asked = std::cell::Cell::new(0);
+            let stopped = || asked.replace(asked.get() + 1) >= stop_at;
+            let target = CopyTarget { path: &target, patch: (18, &[1, 1]) };
+            let copied = write_copy_durably(&disk, (&database, &wal), &latest, target, &stopped);
+            (copied.now_or_never().unwrap().unwrap(), asked.get())
+        };
+        let (whole, questions) = copy(u32::MAX);
+        assert!(whole && questions > CHUNKS, "{questions}");
+        let contents = std::fs::read(&target).unwrap();
+        assert_eq!((contents[18], contents[4096], contents[8192]), (1, 9, 7));
+        std::fs::remove_file(&target).unwrap();
+        for stop_at in 0..questions {
+            assert_eq!(copy(stop_at), (false, stop_at + 1));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "stopped at question {stop_at}");
         }
     }
 

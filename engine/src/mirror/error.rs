@@ -73,6 +73,9 @@ pub enum MirrorError {
     /// A snapshot would replace a file.
     #[error("{} exists already: name a file that is to be made", .0.display())]
     Exists(PathBuf),
+    /// A snapshot gave way.
+    #[error("{0}: take the snapshot again")]
+    Stopped(&'static str),
     /// Somebody else has the database open.
     #[error("{} is open in another process: stop the application on this standby, its database belongs to the mirror", .0.display())]
     InUse(PathBuf),
@@ -118,6 +121,7 @@ impl MirrorError {
             Self::Chain { .. } | Self::Frames { .. } | Self::Salts { .. } => "chain",
             Self::Protocol { .. } | Self::NotKept(_) | Self::Incomplete(_) => "protocol",
             Self::Exists(_)
+            | Self::Stopped(_)
             | Self::InUse(_)
             | Self::Replaced(_)
             | Self::StateFile { .. }

@@ -103,7 +103,7 @@ impl Mirror {
     /// the mirror anew finds only what is on disk.
     ///
     /// # Errors
-    /// `disk`, when a flush or snapshot of this mirror is still running.
+    /// As [`Mirror::close`].
     pub async fn close_after_failed_flush(self) -> Result<(), MirrorError> {
         let lost = self.durable.0 + 1..=self.last_frame().0;
         let spots: Vec<u64> = lost.map(|frame| self.frame_offset(FrameNo(frame))).collect();

@@ -23,7 +23,7 @@ pub use copying::HASH_PAGES_MAX;
 pub use error::MirrorError;
 pub use flush::{FlushTicket, Flushed};
 pub use scrub::{HashTicket, SCRUB_PAGES_MAX};
-pub use snapshot::{Snapshot, SnapshotTicket};
+pub use snapshot::{Snapshot, SnapshotStop, SnapshotTicket};
 pub use take_over::TakenOver;
 
 use crate::{
@@ -182,11 +182,13 @@ impl Mirror {
     }
 
     /// Ends mirroring and returns when lock and descriptors are gone; a mere drop may leave that to later.
-    /// What was received and not flushed may be lost.
+    /// What was received and not flushed may be lost. Waits for a snapshot that runs ([`SnapshotStop`]).
     ///
     /// # Errors
-    /// `disk`, when a flush or snapshot of this mirror is still running.
+    /// `disk`, when a flush of this mirror is still running.
     pub async fn close(self) -> Result<(), MirrorError> {
+        let lock = Arc::clone(&self.pages_lock);
+        let _alone = lock.write().await;
         let empty = self.never_held_anything() && self.database.length().await? == 0;
         self.wal.close().await?;
         self.database.close().await?;

@@ -11,6 +11,7 @@ use crate::{
 };
 use lockstep_wire::Position;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// A snapshot that has not run yet; owns all it needs.
 pub struct SnapshotTicket {
@@ -21,6 +22,18 @@ pub struct SnapshotTicket {
     target: PathBuf,
     position: Position,
     _unchanging: tokio::sync::OwnedRwLockReadGuard<()>,
+}
+
+/// Ends snapshots before they are finished: others need what these hold unchanged. Clones are one switch.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotStop(Arc<OnceLock<&'static str>>);
+
+impl SnapshotStop {
+    /// Ends those that run and those that are begun later with this switch. `why` begins the sentence for whoever
+    /// asked for the snapshot.
+    pub fn stop(&self, why: &'static str) {
+        let _ = self.0.set(why);
+    }
 }
 
 /// A finished snapshot.
@@ -43,7 +56,7 @@ impl Mirror {
         }
         let page_bytes = self.state.page_size as usize;
         let plain = LatestPages { pages: Vec::new(), page_bytes, page_count: self.page_count };
-        let guard = std::sync::Arc::clone(&self.pages_lock).try_read_owned();
+        let guard = Arc::clone(&self.pages_lock).try_read_owned();
         Ok(SnapshotTicket {
             disk: self.disk.clone(),
             database: self.database.clone(),
@@ -60,15 +73,19 @@ impl SnapshotTicket {
     /// Writes the snapshot; it appears under its name when it is whole and durable.
     ///
     /// # Errors
-    /// [`MirrorError::Exists`]; `disk`.
-    pub async fn run(self) -> Result<Snapshot, MirrorError> {
+    /// [`MirrorError::Exists`]; [`MirrorError::Stopped`], nothing of it is left then; `disk`.
+    pub async fn run(self, stop: &SnapshotStop) -> Result<Snapshot, MirrorError> {
         const NO_WAL: [u8; 2] = [1, 1];
         if self.disk.identity(&self.target).await?.is_some() {
             return Err(MirrorError::Exists(self.target));
         }
         let page_count = self.latest.page_count;
         let target = durable::CopyTarget { path: &self.target, patch: (FORMAT_BYTES_OFFSET, &NO_WAL) };
-        durable::write_copy_durably(&self.disk, (&self.database, &self.wal), &self.latest, target).await?;
+        let stopped = || stop.0.get().is_some();
+        let sources = (&self.database, &self.wal);
+        if !durable::write_copy_durably(&self.disk, sources, &self.latest, target, &stopped).await? {
+            return Err(MirrorError::Stopped(stop.0.get().expect("it stopped the copy")));
+        }
         Ok(Snapshot { position: self.position, page_count })
     }
 }

@@ -1,6 +1,6 @@
 //! From mirror to database: every durable commit counts, the lock goes, stock SQLite opens.
 //!
-//! SQLite's recovery checks every checksum again, and what it finds must be what we hold. Between the
+//! SQLite's recovery checks every checksum again, on a thread of its own as it reads the whole WAL, and what it finds must be what we hold. Between the
 //! end of our lock and SQLite's own lock lies a moment in which a foreign opener could come in; it
 //! would find the same sound database, and the checks afterwards notice if it changed the WAL.
 
@@ -61,7 +61,11 @@ impl Mirror {
         wal.close().await?;
         database.close().await?;
         let found = Expected { frame: point.position.frame.0, page_count };
-        let connection = open_with_sqlite(&config, found)?;
+        let opened = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || open_with_sqlite(&config, found))
+        };
+        let connection = opened.await.expect("opening with SQLite does not panic")?;
         super::check_name(&disk, config.wal(), wal_identity).await?;
         Ok(TakenOver { point, connection })
     }

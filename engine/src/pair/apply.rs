@@ -8,7 +8,7 @@ use super::standby::StandbyNote;
 use super::status::CopyProgress;
 use super::thread::{Input, Inputs};
 use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError, Why};
-use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError};
+use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError, SnapshotStop};
 use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{
@@ -40,6 +40,8 @@ pub(super) struct Applier {
     pub(super) inputs: Inputs,
     pub(super) acknowledge_received: bool,
     pub(super) quarantine: Quarantine,
+    /// Ends the snapshots that this task begins.
+    pub(super) stop: SnapshotStop,
     /// The epoch under which diverged data is replaced: names its quarantine.
     pub(super) epoch: Epoch,
     /// Who may use the database's file on the active, as far as it said at the beginning.
@@ -126,7 +128,7 @@ impl Applier {
                         self.apply(mirror, message, flush, copy).await?;
                         drop(credit);
                     }
-                    Some(Work::Snapshot(path, reply)) => start_snapshot(mirror, &path, reply),
+                    Some(Work::Snapshot(path, reply)) => start_snapshot(mirror, &path, reply, &self.stop),
                     None => return Ok(()),
                 }
             }
@@ -348,11 +350,17 @@ impl Applier {
 }
 
 /// Writes a snapshot beside whatever goes on.
-pub(super) fn start_snapshot(mirror: &Mirror, path: &Path, reply: oneshot::Sender<Result<(), String>>) {
+pub(super) fn start_snapshot(
+    mirror: &Mirror,
+    path: &Path,
+    reply: oneshot::Sender<Result<(), String>>,
+    stop: &SnapshotStop,
+) {
     match mirror.start_snapshot(path) {
         Ok(ticket) => {
+            let stop = stop.clone();
             tokio::task::spawn_local(async move {
-                let done = ticket.run().await;
+                let done = ticket.run(&stop).await;
                 let _ = reply.send(done.map(|_| ()).map_err(|error| error.to_string()));
             });
         }

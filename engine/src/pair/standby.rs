@@ -9,7 +9,7 @@ use super::status::{CopyProgress, DatabaseState, DatabaseStatus, EqualityStatus}
 use super::thread::Inputs;
 use super::{CommitMode, DatabaseConfig, EngineConfig};
 use crate::copy::quarantine::Quarantine;
-use crate::mirror::{Mirror, MirrorConfig, MirrorError, TakenOver};
+use crate::mirror::{Mirror, MirrorConfig, MirrorError, SnapshotStop, TakenOver};
 use crate::storage::Backend;
 use lockstep_wire::{Databases, FileAttributes, Message, MirrorState, MirrorStates, Position, Refusal};
 use std::path::PathBuf;
@@ -41,6 +41,8 @@ pub(super) struct Standby {
     acknowledge_received: bool,
     complete: Option<bool>,
     quarantine: Quarantine,
+    /// Ends the snapshots of all mirrors.
+    stop: SnapshotStop,
 }
 
 struct StandbyDatabase {
@@ -113,18 +115,22 @@ pub(super) async fn open_own(
     backend: &Backend,
     config: &EngineConfig,
 ) -> Result<Vec<Option<TakenOver>>, String> {
-    let mut taken = Vec::new();
-    for database in &config.databases {
+    let each = config.databases.iter().map(|database| async {
         let mirror = mirror_config(config, database);
-        let is_mirror = Mirror::is_mirror_on_disk(backend, &mirror).await.map_err(|e| e.to_string())?;
-        taken.push(if is_mirror {
-            let mirror = Mirror::open(backend.clone(), mirror).await.map_err(|e| e.to_string())?;
-            Some(mirror.take_over().await.map_err(|e| e.to_string())?)
-        } else {
-            None
-        });
-    }
-    Ok(taken)
+        if !Mirror::is_mirror_on_disk(backend, &mirror).await? {
+            return Ok(None);
+        }
+        Mirror::open(backend.clone(), mirror).await?.take_over().await.map(Some)
+    });
+    all(each).await
+}
+
+/// Does it for every database at once; each is brought to its end before the first error is answered.
+async fn all<T>(
+    each: impl Iterator<Item = impl Future<Output = Result<T, MirrorError>>>,
+) -> Result<Vec<T>, String> {
+    let results = futures_util::future::join_all(each).await;
+    results.into_iter().collect::<Result<_, _>>().map_err(|error: MirrorError| error.to_string())
 }
 
 impl StandbyDatabase {
@@ -181,6 +187,7 @@ impl Standby {
                 state_dir: config.state_dir.clone(),
                 limit_bytes: config.quarantine_max_bytes,
             },
+            stop: SnapshotStop::default(),
         };
         standby.judge_complete();
         standby
@@ -279,6 +286,7 @@ impl Standby {
             inputs: self.inputs.clone(),
             acknowledge_received: self.acknowledge_received,
             quarantine: self.quarantine.clone(),
+            stop: self.stop.clone(),
             epoch: connection.epoch(),
             attributes,
         };
@@ -360,6 +368,8 @@ impl Standby {
     /// One sentence on the first that may not. The mirrors stay mirrors.
     pub(super) async fn prepare_take_over(&mut self) -> Result<(), String> {
         self.disconnected();
+        // A generation switch may be waiting for one to end, and its mirror comes home after that.
+        self.stop_snapshots("the standby takes over");
         for database in &mut self.databases {
             let mirror = database.mirror.bring(&database.opener).await.map_err(|error| error.to_string())?;
             database.take_home(mirror);
@@ -374,26 +384,28 @@ impl Standby {
         Ok(())
     }
 
-    /// Opens every mirror with SQLite, after [`Self::prepare_take_over`]. When one fails nevertheless (its disk),
-    /// this role is over: opened anew, the others are still whole.
-    pub(super) async fn take_over(&mut self) -> Result<Vec<Option<TakenOver>>, String> {
-        let mut taken = Vec::new();
-        for database in &mut self.databases {
-            let mirror = database.mirror.bring(&database.opener).await.map_err(|error| error.to_string())?;
+    fn stop_snapshots(&mut self, why: &'static str) {
+        std::mem::take(&mut self.stop).stop(why);
+    }
+
+    /// Opens every mirror with SQLite, all at once, after [`Self::prepare_take_over`]. When one fails nevertheless
+    /// (its disk), this role is over: opened anew, the others are still whole.
+    pub(super) async fn take_over(self) -> Result<Vec<Option<TakenOver>>, String> {
+        let each = self.databases.into_iter().map(|mut database| async move {
+            let mirror = database.mirror.bring(&database.opener).await?;
             if mirror.never_held_anything() {
                 // The active never had this database, so nothing was acknowledged of it.
-                mirror.close().await.map_err(|error| error.to_string())?;
-                taken.push(None);
-                continue;
+                return mirror.close().await.map(|()| None);
             }
-            taken.push(Some(mirror.take_over().await.map_err(|error| error.to_string())?));
-        }
-        Ok(taken)
+            mirror.take_over().await.map(Some)
+        });
+        all(each).await
     }
 
     /// Ends the role: the mirrors are closed and keep their state on disk.
     pub(super) async fn close(&mut self) {
         self.disconnected();
+        self.stop_snapshots("this node ceases to mirror");
         for database in &mut self.databases {
             let mirror = match std::mem::replace(&mut database.mirror, Home::Closed) {
                 Home::Here(mirror) => Some(mirror),
@@ -424,7 +436,9 @@ impl Standby {
                 // A closed queue drops the reply, and the caller is told that the task ended.
                 let _ = queue.send(Work::Snapshot(destination, reply));
             }
-            (None, Home::Here(mirror)) => apply::start_snapshot(mirror, &destination, reply),
+            (None, Home::Here(mirror)) => {
+                apply::start_snapshot(mirror, &destination, reply, &self.stop);
+            }
             (None, Home::Away(_)) => {
                 let _ = reply.send(Err("the mirror is busy with its last frames: try again".into()));
             }

@@ -9,7 +9,7 @@ use super::board::CommitBoards;
 use super::connection::{Connection, Credit};
 use super::ship::ShipNote;
 use super::standby::{Standby, StandbyNote};
-use super::{Command, EngineConfig, EngineEvent, EngineStatus};
+use super::{Command, DatabaseStatus, EngineConfig, EngineEvent, EngineStatus};
 use crate::capture::{Capture, CaptureEvent};
 use crate::link::{EpochCell, Established, Link, LinkStats};
 use crate::mirror::TakenOver;
@@ -86,6 +86,27 @@ enum Role {
     Idle,
     Active(Active),
     Standby(Standby),
+    /// From standby to active, with what was last shown of the databases.
+    TakingOver(Vec<DatabaseStatus>),
+}
+
+/// How a takeover ended.
+enum TakeOver {
+    Done(Vec<Option<TakenOver>>),
+    /// Nothing was changed.
+    Refused(Standby, String),
+    Failed(String),
+}
+
+async fn take_over(mut standby: Standby, epoch: Epoch, own: EpochCell) -> TakeOver {
+    if let Err(sentence) = standby.prepare_take_over().await {
+        return TakeOver::Refused(standby, sentence);
+    }
+    own.raise(epoch);
+    match standby.take_over().await {
+        Ok(taken) => TakeOver::Done(taken),
+        Err(sentence) => TakeOver::Failed(sentence),
+    }
 }
 
 struct DataThread {
@@ -272,20 +293,38 @@ impl DataThread {
         if matches!(self.role, Role::Idle) {
             self.role = Role::Standby(Standby::open(&self.backend, &self.config, self.inputs.clone()).await);
         }
-        let Role::Standby(standby) = &mut self.role else {
+        let Role::Standby(standby) = &self.role else {
             return Err("this node serves with another epoch: it must stand by first".into());
         };
-        // A refusal leaves a standby that can go on following the active it has.
-        standby.prepare_take_over().await?;
-        self.epoch.raise(epoch);
-        match standby.take_over().await {
-            Ok(taken) => {
+        let shown = standby.statuses();
+        let Role::Standby(standby) = std::mem::replace(&mut self.role, Role::TakingOver(shown)) else {
+            unreachable!("it was one just now")
+        };
+        let taking = take_over(standby, epoch, self.epoch.clone());
+        match self.show_until(taking).await {
+            TakeOver::Done(taken) => {
                 self.serve(epoch, taken);
                 Ok(())
             }
-            Err(sentence) => {
+            // It can go on following the active it has.
+            TakeOver::Refused(standby, sentence) => {
+                self.role = Role::Standby(standby);
+                Err(sentence)
+            }
+            TakeOver::Failed(sentence) => {
                 self.become_idle("the standby could not take over").await;
                 Err(sentence)
+            }
+        }
+    }
+
+    /// Waits for something that may take seconds, and renews the status meanwhile.
+    async fn show_until<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(TICK) => self.show(),
             }
         }
     }
@@ -304,7 +343,7 @@ impl DataThread {
                 active.stop().await;
             }
             Role::Standby(mut standby) => standby.close().await,
-            Role::Idle => {}
+            Role::Idle | Role::TakingOver(_) => {}
         }
     }
 
@@ -317,7 +356,9 @@ impl DataThread {
         match &mut self.role {
             Role::Standby(standby) => standby.snapshot(database, destination, reply),
             Role::Active(active) => active.snapshot(database, destination, reply),
-            Role::Idle => drop(reply.send(Err("this node neither serves nor mirrors now: try again".into()))),
+            Role::Idle | Role::TakingOver(_) => {
+                drop(reply.send(Err("this node neither serves nor mirrors now: try again".into())));
+            }
         }
     }
 
@@ -332,7 +373,7 @@ impl DataThread {
         match &mut self.role {
             Role::Active(active) => active.disconnected(),
             Role::Standby(standby) => standby.disconnected(),
-            Role::Idle => {}
+            Role::Idle | Role::TakingOver(_) => {}
         }
         self.inputs.event(EngineEvent::Disconnected { reason });
     }
@@ -359,7 +400,7 @@ impl DataThread {
         match &mut self.role {
             Role::Active(active) => active.connected(connection.clone()),
             Role::Standby(standby) => standby.connected(connection.clone()),
-            Role::Idle => {}
+            Role::Idle | Role::TakingOver(_) => {}
         }
         self.connection = Some(connection);
     }
@@ -415,7 +456,7 @@ impl DataThread {
             Role::Active(active) => active.message(stream, message),
             Role::Standby(standby) => standby.message(stream, message, credit),
             // A peer may be quicker than our own decision; it says everything again on the next connection.
-            Role::Idle => Ok(()),
+            Role::Idle | Role::TakingOver(_) => Ok(()),
         };
         if let Err(sentence) = handled {
             self.inputs.notice(true, format!("the peer broke the protocol: {sentence}"));
@@ -465,6 +506,7 @@ impl DataThread {
             Role::Active(active) => (active.epoch, true, active.in_sync(), active.statuses()),
             Role::Standby(standby) => (self.epoch.load(), false, false, standby.statuses()),
             Role::Idle => (self.epoch.load(), false, false, Vec::new()),
+            Role::TakingOver(shown) => (self.epoch.load(), false, false, shown.clone()),
         };
         let mut status = self.status.lock().expect("no holder of the status lock panics");
         status.epoch = epoch;

@@ -7,6 +7,7 @@ mod equality;
 mod full_disk;
 mod node;
 mod storm;
+mod takeover;
 mod writer;
 #[path = "../capture/writers.rs"]
 #[allow(dead_code, reason = "the capture tests use more of it")]

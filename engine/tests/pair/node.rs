@@ -152,10 +152,20 @@ impl Node {
     }
 
     pub(crate) async fn snapshot(&self, destination: &Path) -> Result<(), String> {
-        let (reply, done) = oneshot::channel();
-        let destination = destination.to_owned();
-        self.engine.command(Command::Snapshot { database: main_db(), destination, reply }).await;
-        done.await.expect("the data thread lives")
+        self.snapshot_task(destination).await
+    }
+
+    /// A snapshot that runs beside this node's other business.
+    pub(crate) fn snapshot_task(
+        &self,
+        destination: &Path,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let (engine, destination) = (self.engine.clone(), destination.to_owned());
+        async move {
+            let (reply, done) = oneshot::channel();
+            engine.command(Command::Snapshot { database: main_db(), destination, reply }).await;
+            done.await.expect("the data thread lives")
+        }
     }
 
     /// Waits for an event after the ones seen so far.

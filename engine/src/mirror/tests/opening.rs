@@ -163,7 +163,7 @@ fn a_snapshot_shows_the_last_durable_commit_while_mirroring_goes_on() {
         source.commit();
         feed(&mut mirror, source.news(100)).await.unwrap();
         mirror.flush().await.unwrap();
-        let snapshot = ticket.run().await.unwrap();
+        let snapshot = ticket.run(&Default::default()).await.unwrap();
         assert!(snapshot.position < mirror.point().position);
         let bytes = super::bytes_of(&disk, &dir.join("snapshot.db")).await;
         assert_eq!(bytes.len(), snapshot.page_count as usize * 4096);
