@@ -204,10 +204,15 @@ pub(crate) async fn settle(wal: &DiskFile, header: Option<[u8; 32]>) -> Result<(
     wal.sync_data().await
 }
 
+/// Cuts a file, durably: what stood behind the end does not come back.
+pub(crate) async fn cut(file: &DiskFile, length: u64) -> Result<(), StorageError> {
+    file.set_len(length).await?;
+    file.sync_all().await
+}
+
 /// Empties a WAL, durably.
 pub(crate) async fn empty(file: &DiskFile) -> Result<(), StorageError> {
-    file.set_len(0).await?;
-    file.sync_all().await
+    cut(file, 0).await
 }
 
 /// The latest version of each page in a WAL: what a checkpoint would move.

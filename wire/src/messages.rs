@@ -115,6 +115,26 @@ pub struct MirrorState {
     /// The node wrote this database itself since it last mirrored: keep it before changing it.
     #[prost(bool, tag = "10")]
     pub diverged: bool,
+    /// It answers a [`ForkQuery`] and takes a [`CopyBegin`] with `rewind`.
+    #[prost(bool, tag = "13")]
+    pub rewinds: bool,
+}
+
+/// Part of [`ForkQuery`] and [`CopyBegin`]: a point that can be proven to be in a WAL.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ForkPoint {
+    /// The active's count of the generation.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// A commit frame.
+    #[prost(uint32, tag = "2")]
+    pub frame: u32,
+    /// Running checksum after it, packed.
+    #[prost(fixed64, tag = "3")]
+    pub chain: u64,
+    /// Salts of the WAL, packed.
+    #[prost(fixed64, tag = "4")]
+    pub salts: u64,
 }
 
 /// Standby to active: what it holds, one entry per stream of [`Databases`].
@@ -237,6 +257,32 @@ pub struct CopyBegin {
     /// True: your disk is in doubt: answer with hashes of what it holds, not with remembered ones.
     #[prost(bool, tag = "6")]
     pub verify: bool,
+    /// The last point that the active had before it took over, if it knows one: yours too, if your WAL holds it.
+    #[prost(message, optional, tag = "7")]
+    pub fork: Option<ForkPoint>,
+    /// True: cut your WAL after `fork` and keep the rest of it: frames follow from there, and of the pages only
+    /// those you named in [`ForkPages`].
+    #[prost(bool, tag = "8")]
+    pub rewind: bool,
+}
+
+/// Active to standby: does your own WAL hold this point, and which pages did you write after it?
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ForkQuery {
+    /// Where the active took over.
+    #[prost(message, optional, tag = "1")]
+    pub fork: Option<ForkPoint>,
+}
+
+/// Standby to active: what it wrote after the point of a [`ForkQuery`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ForkPages {
+    /// False: it does not hold the point, or there are too many pages: compare all of them.
+    #[prost(bool, tag = "1")]
+    pub held: bool,
+    /// Runs of pages: first page (from 1) and number of pages, four bytes each, little-endian, ascending.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub runs: Bytes,
 }
 
 /// Active to standby: hash the pages of your database file, and answer with [`PageHashes`].
@@ -409,6 +455,8 @@ messages! {
     14 CopyEnd "active" MAX_CONTROL_BYTES,
     15 Ping "both" MAX_CONTROL_BYTES,
     16 Goodbye "both" MAX_CONTROL_BYTES,
+    17 ForkQuery "active" MAX_CONTROL_BYTES,
+    18 ForkPages "standby" MAX_BODY_BYTES,
 }
 
 /// Why a frame's body is not a message.

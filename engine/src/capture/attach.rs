@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Seen};
 use super::follow::{Follower, Mode};
-use super::{Attached, CaptureError};
+use super::{Attached, CaptureError, Fork};
 use crate::wal::{WalIndex, WalPoint};
 use lockstep_wire::{FrameNo, Salts, WalGeneration};
 
@@ -54,6 +54,17 @@ impl Follower {
             page_count: self.files.page_count()?,
             ahead,
         })
+    }
+
+    /// Where the WAL that ends with `of` parted from this one: where this node took over from its mirror.
+    pub(super) fn fork(&mut self, of: WalPoint) -> Result<Option<Fork>, CaptureError> {
+        let index = self.index()?;
+        let Some(point) = self.config.continues else { return Ok(None) };
+        let parted = point.position.frame.0 > 0
+            && point.salts == of.salts
+            && point.position.frame < of.position.frame
+            && !self.contains(&of, &index)?;
+        Ok(if parted { Some(Fork { point, in_wal: self.contains(&point, &index)? }) } else { None })
     }
 
     fn resume(&self, from: WalPoint, index: &WalIndex) -> Result<Option<Cursor>, CaptureError> {

@@ -135,6 +135,13 @@ pub enum CaptureCommand {
         /// How it went.
         reply: tokio::sync::oneshot::Sender<Attached>,
     },
+    /// Where did the WAL of a node that served before us and these commits part?
+    Fork {
+        /// Its last commit.
+        of: WalPoint,
+        /// None: it did not part from here, or that is not known.
+        reply: tokio::sync::oneshot::Sender<Option<Fork>>,
+    },
     /// Stop publishing; keep the mark at the last published point (within `wal_retain_max_bytes`).
     Detach,
     /// Read the wal-index anew and answer the position that covers every commit that has returned.
@@ -192,6 +199,15 @@ pub struct PagesAt {
     pub hashes: Vec<u64>,
     /// Number and content.
     pub contents: Vec<(u32, Bytes)>,
+}
+
+/// Where two histories parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fork {
+    /// Where this node took over; the other node's WAL, which has the same salts, held it.
+    pub point: WalPoint,
+    /// The WAL as it stands still holds it: frames can follow from there.
+    pub in_wal: bool,
 }
 
 /// How an attach went.

@@ -127,6 +127,9 @@ impl Follower {
                 self.publish_status();
                 let _ = reply.send(attached);
             }
+            CaptureCommand::Fork { of, reply } => {
+                let _ = reply.send(self.fork(of)?);
+            }
             CaptureCommand::Detach => self.detach(),
             CaptureCommand::Sync(reply) => {
                 let index = self.index()?;

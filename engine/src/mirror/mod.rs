@@ -12,6 +12,7 @@ mod error;
 mod flush;
 mod generation;
 mod open;
+mod rejoin;
 mod scrub;
 mod snapshot;
 mod state_file;
@@ -22,6 +23,7 @@ mod tests;
 pub use copying::HASH_PAGES_MAX;
 pub use error::MirrorError;
 pub use flush::{FlushTicket, Flushed};
+pub use rejoin::FORK_PAGES_MAX;
 pub use scrub::{HashTicket, SCRUB_PAGES_MAX};
 pub use snapshot::{Snapshot, SnapshotStop, SnapshotTicket};
 pub use take_over::TakenOver;
@@ -149,6 +151,7 @@ impl Mirror {
             page_count: self.page_count,
             has_pages: self.page_count > 0,
             diverged: self.is_diverged(),
+            rewinds: true,
         }
     }
 

@@ -17,7 +17,8 @@ use super::thread::{Input, Inputs};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::TakenOver;
 use lockstep_wire::{
-    Ack, Databases, Epoch, FileAttributes, FrameNo, Message, MirrorState, PageHashes, Position, WalGeneration,
+    Ack, Databases, Epoch, FileAttributes, ForkPages, FrameNo, Message, MirrorState, PageHashes, Position,
+    WalGeneration,
 };
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -62,6 +63,8 @@ struct Session {
     standby: Vec<Option<MirrorState>>,
     hashes: Vec<mpsc::Sender<PageHashes>>,
     hash_queues: Vec<Option<mpsc::Receiver<PageHashes>>>,
+    forks: Vec<mpsc::Sender<ForkPages>>,
+    fork_queues: Vec<Option<mpsc::Receiver<ForkPages>>>,
 }
 
 impl Active {
@@ -173,8 +176,16 @@ impl Active {
         connection.send_control(Databases { names, attributes }.into());
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
-        self.session =
-            Some(Session { connection, answered: false, standby: vec![None; count], hashes, hash_queues });
+        let (forks, fork_queues) = (0..count).map(|_| mpsc::channel(1)).map(|(s, r)| (s, Some(r))).unzip();
+        self.session = Some(Session {
+            connection,
+            answered: false,
+            standby: vec![None; count],
+            hashes,
+            hash_queues,
+            forks,
+            fork_queues,
+        });
     }
 
     /// The standby is gone: positions wait for the next one.
@@ -198,6 +209,13 @@ impl Active {
                 // A full queue means an answer nobody asked for.
                 queue.map_or(Ok(()), |q| {
                     q.try_send(hashes).map_err(|_| "page hashes that were not asked for".into())
+                })
+            }
+            Message::ForkPages(pages) => {
+                let session = self.session.as_ref();
+                let queue = session.and_then(|s| s.forks.get(usize::from(stream).wrapping_sub(1)));
+                queue.map_or(Ok(()), |q| {
+                    q.try_send(pages).map_err(|_| "pages of a fork that were not asked for".into())
                 })
             }
             Message::Rewound(_) => Ok(()),
@@ -232,6 +250,7 @@ impl Active {
         let Some(mut events) = database.events.take() else { return };
         let standby = session.standby[index].take().expect("checked above");
         let hashes = session.hash_queues[index].take().expect("taken with the standby's state");
+        let forks = session.fork_queues[index].take().expect("taken with the standby's state");
         database.barrier.unstamp();
         let sender = session.connection.stream(index as u16 + 1);
         let inputs = self.inputs.clone();
@@ -247,6 +266,7 @@ impl Active {
                 events: &mut events,
                 sender,
                 hashes,
+                forks,
                 attributes,
                 note: &note,
                 scrub,

@@ -4,16 +4,17 @@
 //! meanwhile share the next flush. Messages that change more than the WAL's end wait for the flush.
 
 use super::connection::{Credit, StreamSender};
+use super::copying::encode_runs;
 use super::standby::StandbyNote;
 use super::status::CopyProgress;
 use super::thread::{Input, Inputs};
 use crate::copy::quarantine::{KeepReason, Quarantine, QuarantineError, Why};
-use crate::mirror::{FlushTicket, Flushed, Mirror, MirrorError, SnapshotStop};
+use crate::mirror::{FORK_PAGES_MAX, FlushTicket, Flushed, Mirror, MirrorError, SnapshotStop};
 use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{
-    Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, FrameNo, HashRequest, Message, PageChunk,
-    PageHashes, Position, Refusal, Rewind, Rewound, WalGeneration,
+    Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, ForkPages, ForkPoint, ForkQuery, FrameNo,
+    HashRequest, Message, PageChunk, PageHashes, Position, Refusal, Rewind, Rewound, Salts, WalGeneration,
 };
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -183,10 +184,12 @@ impl Applier {
                 });
                 self.note(StandbyNote::Copy(*copy));
             }
+            Message::ForkQuery(query) => self.tell_fork(mirror, &query).await?,
             Message::HashRequest(request) => {
                 let hashes = mirror.hash_pages(request.first_page, request.page_count).await?;
                 if let Some(copy) = copy {
-                    copy.pages_done = request.first_page - 1 + request.page_count;
+                    let done = (request.first_page - 1).saturating_add(request.page_count);
+                    copy.pages_done = done.min(copy.pages_total);
                     self.note(StandbyNote::Copy(Some(*copy)));
                 }
                 let hashes: Bytes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
@@ -287,11 +290,15 @@ impl Applier {
     async fn begin_copy(&self, mirror: &mut Mirror, begin: &CopyBegin) -> Result<(), ApplyError> {
         if mirror.is_diverged() || begin.keep {
             let why = if mirror.is_diverged() { Why::Diverged } else { Why::ActiveLostCommits };
-            let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), why, fork: None };
+            let fork = begin.fork.as_ref().map(fork_point);
+            let reason = KeepReason { epoch: self.epoch, database: self.name.clone(), why, fork };
             let kept = mirror.quarantine(&self.quarantine, reason).await?;
             self.note(StandbyNote::Quarantined(kept.directory));
         }
         self.set_attributes(mirror, begin.attributes.as_ref()).await?;
+        if begin.rewind {
+            return Ok(mirror.begin_rewind(&begin.fork.as_ref().map(fork_point).unwrap_or_default()).await?);
+        }
         Ok(mirror.begin_copy(begin.resync, begin.page_size, begin.page_count).await?)
     }
 
@@ -306,6 +313,17 @@ impl Applier {
         if let Some(wanted) = later.or(early) {
             self.note(StandbyNote::LacksAttributes(mirror.set_attributes(wanted).await?));
         }
+        Ok(())
+    }
+
+    /// Which pages this node's own commits after the fork touched.
+    async fn tell_fork(&self, mirror: &Mirror, query: &ForkQuery) -> Result<(), ApplyError> {
+        let runs = match query.fork.as_ref().map(fork_point) {
+            Some(fork) => mirror.pages_after_fork(&fork, FORK_PAGES_MAX).await?,
+            None => None,
+        };
+        let answer = ForkPages { held: runs.is_some(), runs: encode_runs(&runs.unwrap_or_default()) };
+        self.send(answer.into()).await;
         Ok(())
     }
 
@@ -346,6 +364,14 @@ impl Applier {
             ApplyError::Unexpected(_) => "protocol",
         };
         Refusal { code: code.to_owned(), sentence: format!("database {}: {error}", self.name) }
+    }
+}
+
+fn fork_point(fork: &ForkPoint) -> WalPoint {
+    WalPoint {
+        position: Position { generation: WalGeneration(fork.generation), frame: FrameNo(fork.frame) },
+        chain: Chain::from_packed(fork.chain),
+        salts: Salts::from_packed(fork.salts),
     }
 }
 

@@ -9,6 +9,7 @@ mod apply;
 mod barrier;
 mod board;
 mod connection;
+mod copying;
 mod scrub;
 mod served;
 mod ship;

@@ -6,24 +6,20 @@
 //! to know ([`ShipNote`]); acknowledgements go there directly.
 
 use super::connection::StreamSender;
+use super::copying::{Copying, Next, decode_runs};
 use super::scrub::{Scrub, Todo, Word};
 use super::status::CopyProgress;
 use crate::capture::{Attached, Capture, CaptureCommand, CaptureEvent};
+use crate::mirror::FORK_PAGES_MAX;
 use crate::wal::WalPoint;
 use lockstep_wire::{
-    Chain, CopyBegin, CopyEnd, FileAttributes, FrameNo, Generation, HashRequest, MirrorState, PageChunk,
-    PageHashes, Position, Rewind, Salts, WalBatch, WalGeneration,
+    Chain, CopyBegin, CopyEnd, FileAttributes, ForkPages, ForkPoint, ForkQuery, FrameNo, Generation,
+    HashRequest, MirrorState, PageChunk, PageHashes, Position, Rewind, Salts, WalBatch, WalGeneration,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
-
-/// Pages asked for at a time: 256 KiB of 4 KiB pages, small enough that frames slip in between.
-const PAGES_PER_READ: u32 = 64;
-
-/// Pages hashed at a time: 128 KiB of hashes on the wire, 64 MiB of 4 KiB pages read on each side.
-const PAGES_PER_HASH: u32 = 16_384;
 
 /// What the main loop has to know of a database being shipped.
 #[derive(Debug, Clone)]
@@ -68,6 +64,7 @@ pub(super) struct Shipment<'a> {
     pub(super) hashes: mpsc::Receiver<PageHashes>,
     /// Who may use the database's file.
     pub(super) attributes: Option<FileAttributes>,
+    pub(super) forks: mpsc::Receiver<ForkPages>,
     pub(super) note: &'a dyn Fn(ShipNote),
     /// What is compared with the standby's disk, and when.
     pub(super) scrub: Rc<RefCell<Scrub>>,
@@ -83,12 +80,11 @@ enum End {
     CaptureClosed,
 }
 
-struct Copying {
-    progress: CopyProgress,
-    /// Next page to ask for, from 1.
-    next: u32,
-    /// Pages of a range are on their way from capture.
-    in_flight: bool,
+/// Where the standby's own history parted from ours.
+struct Parted {
+    fork: WalPoint,
+    /// The pages that it touched after that, when frames can follow from there.
+    runs: Option<Vec<(u32, u32)>>,
 }
 
 impl Shipment<'_> {
@@ -119,40 +115,8 @@ impl Shipment<'_> {
     }
 
     async fn ship(&mut self, standby: MirrorState) -> Result<(), End> {
-        let mut from =
-            (!self.resync && (standby.complete || standby.diverged)).then(|| mirror_point(&standby));
-        if let Some(from) = from.as_mut().filter(|_| standby.diverged) {
-            // A node that served until now counted by itself; from here on our count is the pair's.
-            from.position.generation = self.capture.status().position.generation;
-        }
-        let (reply, attached) = oneshot::channel();
-        self.tell(CaptureCommand::Attach { from, reply })?;
-        let attached = attached.await.map_err(|_| End::CaptureClosed)?;
-        let mut copying = match attached {
-            Attached::Resumed => {
-                let held = from.map(|from| from.position);
-                (self.note)(ShipNote::Attached { held, complete: !standby.diverged });
-                if let Some(from) = from.filter(|_| standby.diverged) {
-                    // Its last commit is ours: "keep everything through it" makes it a mirror again.
-                    let (generation, frame) = (from.position.generation.0, from.position.frame.0);
-                    self.send(Rewind { generation, frame, chain: from.chain.packed() }).await?;
-                }
-                let target = self.sync().await?;
-                (self.note)(ShipNote::Target(target));
-                None
-            }
-            Attached::FromStart { page_size, page_count, ahead } => {
-                (self.note)(ShipNote::Attached { held: None, complete: false });
-                if ahead && !standby.diverged {
-                    (self.note)(ShipNote::Ahead);
-                }
-                let resync = standby.has_pages && standby.page_size == page_size;
-                let attributes = self.attributes.take();
-                let verify = self.resync;
-                let begin = CopyBegin { resync, page_size, page_count, keep: ahead, attributes, verify };
-                Some(self.begin_copy(begin).await?)
-            }
-        };
+        let parted = self.parted(&standby).await?;
+        let mut copying = self.attach(&standby, parted).await?;
         if let Some(copying) = &mut copying {
             self.ask(copying).await?;
         }
@@ -192,6 +156,79 @@ impl Shipment<'_> {
         }
     }
 
+    /// Of a standby that served before us: where its commits parted from ours, and what it touched since.
+    async fn parted(&mut self, standby: &MirrorState) -> Result<Option<Parted>, End> {
+        if !standby.diverged || !standby.complete {
+            return Ok(None);
+        }
+        let (reply, fork) = oneshot::channel();
+        self.tell(CaptureCommand::Fork { of: mirror_point(standby), reply })?;
+        let fork = fork.await.map_err(|_| End::CaptureClosed)?;
+        let Some(fork) = fork else { return Ok(None) };
+        let mut parted = Parted { fork: fork.point, runs: None };
+        if fork.in_wal && standby.rewinds && !self.resync {
+            self.send(ForkQuery { fork: Some(fork_point(&fork.point)) }).await?;
+            let answer = tokio::select! {
+                answer = self.forks.recv() => answer.ok_or(End::ConnectionClosed)?,
+                () = self.sender.closed() => return Err(End::ConnectionClosed),
+            };
+            let runs = decode_runs(&answer.runs, FORK_PAGES_MAX);
+            parted.runs = runs.filter(|_| answer.held);
+        }
+        Ok(Some(parted))
+    }
+
+    /// Lets capture publish from what the standby has, and says how it begins. A copy comes first: what it is.
+    async fn attach(
+        &mut self,
+        standby: &MirrorState,
+        parted: Option<Parted>,
+    ) -> Result<Option<Copying>, End> {
+        let mut from =
+            (!self.resync && (standby.complete || standby.diverged)).then(|| mirror_point(standby));
+        if let Some(from) = from.as_mut().filter(|_| standby.diverged) {
+            // A node that served until now counted by itself; from here on our count is the pair's.
+            from.position.generation = self.capture.status().position.generation;
+        }
+        let fork = parted.as_ref().map(|parted| fork_point(&parted.fork));
+        let rewound = parted.and_then(|parted| Some((parted.fork, parted.runs?)));
+        let (reply, attached) = oneshot::channel();
+        let first = rewound.as_ref().map_or(from, |(fork, _)| Some(*fork));
+        self.tell(CaptureCommand::Attach { from: first, reply })?;
+        let attached = attached.await.map_err(|_| End::CaptureClosed)?;
+        let begin = CopyBegin { attributes: self.attributes.take(), fork, ..CopyBegin::default() };
+        match (attached, rewound) {
+            (Attached::Resumed, Some((_, runs))) => {
+                (self.note)(ShipNote::Attached { held: None, complete: false });
+                let copying = Copying::of_fork(standby.page_size, runs);
+                // What its disk holds is what counts, not what it remembers.
+                self.begin_copy(copying, CopyBegin { rewind: true, verify: true, ..begin }).await
+            }
+            (Attached::Resumed, None) => {
+                let held = from.map(|from| from.position);
+                (self.note)(ShipNote::Attached { held, complete: !standby.diverged });
+                if let Some(from) = from.filter(|_| standby.diverged) {
+                    // Its last commit is ours: "keep everything through it" makes it a mirror again.
+                    let (generation, frame) = (from.position.generation.0, from.position.frame.0);
+                    self.send(Rewind { generation, frame, chain: from.chain.packed() }).await?;
+                }
+                let target = self.sync().await?;
+                (self.note)(ShipNote::Target(target));
+                Ok(None)
+            }
+            (Attached::FromStart { page_size, page_count, ahead }, _) => {
+                (self.note)(ShipNote::Attached { held: None, complete: false });
+                if ahead && !standby.diverged {
+                    (self.note)(ShipNote::Ahead);
+                }
+                let resync = standby.has_pages && standby.page_size == page_size;
+                let copying = Copying::whole(resync, page_size, page_count);
+                let begin = CopyBegin { keep: ahead, verify: self.resync, ..begin };
+                self.begin_copy(copying, begin).await
+            }
+        }
+    }
+
     /// Everything committed so far ends here.
     async fn sync(&mut self) -> Result<Position, End> {
         let (reply, position) = oneshot::channel();
@@ -210,57 +247,36 @@ impl Shipment<'_> {
         }
     }
 
-    async fn begin_copy(&mut self, begin: CopyBegin) -> Result<Copying, End> {
-        let CopyBegin { resync, page_size, page_count, .. } = begin;
-        self.send(begin).await?;
-        let progress = CopyProgress {
-            resync,
-            page_size,
-            pages_done: 0,
-            pages_total: page_count,
-            bytes_sent: 0,
-            started: Instant::now(),
-        };
-        (self.note)(ShipNote::Copy(progress));
-        Ok(Copying { progress, next: 1, in_flight: false })
+    async fn begin_copy(&mut self, copying: Copying, begin: CopyBegin) -> Result<Option<Copying>, End> {
+        let CopyProgress { resync, page_size, pages_total: page_count, .. } = copying.progress;
+        self.send(CopyBegin { resync, page_size, page_count, ..begin }).await?;
+        (self.note)(ShipNote::Copy(copying.progress));
+        Ok(Some(copying))
     }
 
     /// Asks for the next range, or for the end of the copy when there is none.
     async fn ask(&mut self, copying: &mut Copying) -> Result<(), End> {
-        copying.in_flight = false;
-        copying.progress.pages_done = copying.next - 1;
+        let next = copying.next();
         (self.note)(ShipNote::Copy(copying.progress));
-        let left = (copying.progress.pages_total + 1).saturating_sub(copying.next);
-        if left == 0 {
-            self.tell(CaptureCommand::EndOfCopy)?;
-        } else if copying.progress.resync {
-            let page_count = left.min(PAGES_PER_HASH);
-            let first_page = copying.next;
-            self.send(HashRequest { first_page, page_count, ..HashRequest::default() }).await?;
-        } else {
-            let page_count = left.min(PAGES_PER_READ);
-            self.tell(CaptureCommand::ReadPages { first_page: copying.next, page_count })?;
-            copying.next += page_count;
-            copying.in_flight = true;
+        match next {
+            Next::Read(first_page, page_count) => {
+                self.tell(CaptureCommand::ReadPages { first_page, page_count })
+            }
+            Next::Hash(first_page, page_count) => {
+                self.send(HashRequest { first_page, page_count, ..HashRequest::default() }).await
+            }
+            Next::End => self.tell(CaptureCommand::EndOfCopy),
         }
-        Ok(())
     }
 
     /// The standby's hashes of a range are here: let capture send what differs.
     fn compare(&self, copying: &mut Copying, hashes: &PageHashes) -> Result<(), End> {
-        let left = (copying.progress.pages_total + 1).saturating_sub(copying.next);
-        if hashes.first_page != copying.next || copying.in_flight || left == 0 {
+        let Some((first_page, page_count)) = copying.answered(hashes.first_page) else {
             return Ok(()); // an answer to nothing we asked
-        }
-        let page_count = left.min(PAGES_PER_HASH);
-        let values = hashes.hashes.chunks_exact(8).take(page_count as usize);
-        let hashes =
-            values.map(|h| u64::from_le_bytes(h.try_into().expect("chunks of eight bytes"))).collect();
-        let first_page = copying.next;
-        self.tell(CaptureCommand::DifferingPages { first_page, page_count, hashes })?;
-        copying.next += page_count;
-        copying.in_flight = true;
-        Ok(())
+        };
+        let (values, _) = hashes.hashes.as_chunks::<8>();
+        let hashes = values.iter().take(page_count as usize).map(|hash| u64::from_le_bytes(*hash)).collect();
+        self.tell(CaptureCommand::DifferingPages { first_page, page_count, hashes })
     }
 
     /// Does what the scrub has to do now; answers when it has to do something again.
@@ -330,9 +346,7 @@ impl Shipment<'_> {
             }
             CaptureEvent::Pages { first_page, data } => {
                 if let Some(copying) = copying {
-                    copying.progress.bytes_sent += data.len() as u64;
-                    copying.progress.pages_done =
-                        first_page - 1 + (data.len() / copying.progress.page_size.max(1) as usize) as u32;
+                    copying.sent(data.len());
                     (self.note)(ShipNote::Copy(copying.progress));
                 }
                 self.send(PageChunk { first_page, data, ..PageChunk::default() }).await?;
@@ -370,5 +384,14 @@ fn mirror_point(state: &MirrorState) -> WalPoint {
         position: Position { generation: WalGeneration(state.generation), frame: FrameNo(state.frame) },
         chain: Chain::from_packed(state.chain),
         salts: Salts::from_packed(state.salts),
+    }
+}
+
+fn fork_point(point: &WalPoint) -> ForkPoint {
+    ForkPoint {
+        generation: point.position.generation.0,
+        frame: point.position.frame.0,
+        chain: point.chain.packed(),
+        salts: point.salts.packed(),
     }
 }

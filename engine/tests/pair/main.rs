@@ -6,6 +6,7 @@ mod changes;
 mod equality;
 mod full_disk;
 mod node;
+mod rejoin;
 mod storm;
 mod takeover;
 mod writer;

@@ -25,6 +25,7 @@ fn mirror_state() -> impl Strategy<Value = MirrorState> {
             page_count: b.2,
             has_pages: b.3,
             diverged: b.4,
+            rewinds: !b.4,
         }
     })
 }
@@ -68,8 +69,18 @@ fn data_message() -> impl Strategy<Value = Message> {
             .prop_map(|(generation, frame, chain)| Rewind { generation, frame, chain }.into()),
         any::<(u64, u32)>().prop_map(|(generation, frame)| Rewound { generation, frame }.into()),
         any::<(bool, u32, u32)>().prop_map(|(resync, page_size, page_count)| {
-            CopyBegin { resync, page_size, page_count, keep: !resync, attributes: None, verify: resync }
-                .into()
+            let fork = (!resync).then_some(ForkPoint { frame: page_size, ..ForkPoint::default() });
+            CopyBegin {
+                resync,
+                page_size,
+                page_count,
+                keep: !resync,
+                attributes: None,
+                verify: resync,
+                fork,
+                rewind: resync,
+            }
+            .into()
         }),
         any::<(u32, u32)>().prop_map(|(first_page, page_count)| HashRequest {
             first_page,
@@ -90,6 +101,10 @@ fn data_message() -> impl Strategy<Value = Message> {
             ..PageChunk::default()
         }
         .into()),
+        any::<(u64, u32, u64, u64)>().prop_map(|(generation, frame, chain, salts)| {
+            ForkQuery { fork: Some(ForkPoint { generation, frame, chain, salts }) }.into()
+        }),
+        (any::<bool>(), body_bytes()).prop_map(|(held, runs)| ForkPages { held, runs }.into()),
         any::<(u64, u32, u32)>()
             .prop_map(|(generation, frame, page_count)| { CopyEnd { generation, frame, page_count }.into() }),
     ]

@@ -24,6 +24,7 @@ pub(crate) fn messages() -> Vec<Message> {
         page_count: 1000,
         has_pages: true,
         diverged: true,
+        rewinds: true,
     };
     let attributes = FileAttributes {
         mode: 0o100_640,
@@ -32,6 +33,8 @@ pub(crate) fn messages() -> Vec<Message> {
         acl: bytes(44),
         label: Bytes::from_static(b"system_u:object_r:var_lib_t:s0\0"),
     };
+    let fork =
+        ForkPoint { generation: 7, frame: 40, chain: 0x5152_5354_5556_5758, salts: 0x6162_6364_6566_6768 };
     vec![
         Hello {
             version_min: 1,
@@ -86,6 +89,8 @@ pub(crate) fn messages() -> Vec<Message> {
             keep: true,
             attributes: Some(attributes),
             verify: true,
+            fork: Some(fork),
+            rewind: true,
         }
         .into(),
         HashRequest {
@@ -110,6 +115,8 @@ pub(crate) fn messages() -> Vec<Message> {
         CopyEnd { generation: 8, frame: 301, page_count: 70_001 }.into(),
         Ping { nonce: 0x4142_4344_4546_4748, answer: true }.into(),
         Goodbye { reason: "the agent is shutting down".into() }.into(),
+        ForkQuery { fork: Some(fork) }.into(),
+        ForkPages { held: true, runs: bytes(16) }.into(),
     ]
 }
 
