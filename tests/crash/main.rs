@@ -7,8 +7,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 mod history;
+mod kills;
 mod lives;
 mod pair_state;
+mod power;
 mod recover;
 mod simulated;
 mod source;

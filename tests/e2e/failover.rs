@@ -159,41 +159,6 @@ fn a_killed_or_halted_standby_comes_back_in_sync() {
 }
 
 #[test]
-fn agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
-    kill_at_random(4);
-}
-
-#[test]
-#[ignore = "minutes: LOCKSTEP_RUNS kills"]
-fn long_agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
-    let runs = std::env::var("LOCKSTEP_RUNS").ok().and_then(|runs| runs.parse().ok());
-    kill_at_random(runs.unwrap_or(200));
-}
-
-/// Alternating nodes, under load; whoever serves afterwards is right.
-fn kill_at_random(kills: u32) {
-    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-    println!("seed {seed}");
-    let mut pair = Pair::up(&[]);
-    assert_eq!(pair.copies(), (1, 0), "the first copy is told");
-    for kill in 0..kills {
-        let node = if kill % 2 == 0 { "a" } else { "b" };
-        let moment = Duration::from_millis((seed >> (kill % 48)) % 500);
-        std::thread::sleep(moment);
-        pair.moves(|pair| {
-            pair.lab.ok(&["agent", "kill", node]);
-            pair.until("somebody serves in sync", || pair.is_in_sync("a") || pair.is_in_sync("b"));
-        });
-    }
-    pair.writes_go_on();
-    let (copies, resyncs) = pair.copies();
-    println!("{resyncs} resyncs by pages");
-    assert_eq!(copies, 1, "a full copy was made although the WAL held the gap");
-    let active = if pair.is_in_sync("a") { "a" } else { "b" };
-    pair.end(active);
-}
-
-#[test]
 fn one_cut_cable_never_moves_the_address() {
     let pair = Pair::up(&[]);
     let (inward, outward) = (&["--one-way", "in"][..], &["--one-way", "out"][..]);

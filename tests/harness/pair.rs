@@ -17,6 +17,7 @@ use lockstep::lab::{APP_PORT, VIP};
 use lockstep::status::{PairState, PairStatus};
 
 use super::Lab;
+use super::invariants::{self, Commits};
 
 /// Long enough for a loaded machine; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -28,6 +29,11 @@ const AFTERMATH: Duration = Duration::from_millis(700);
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The client's rate: a debug build on a shared machine keeps up with it.
 const ORDERS_PER_S: &str = "--rate=60";
+
+/// The demonstration's application, for [`Pair::signal`].
+pub(crate) const DEMO_APP: &str = "demo-app";
+/// Name of a database that is looked at in a folder of its own.
+const COPY: &str = "copy.db";
 
 /// One logged event.
 #[derive(Debug, Clone)]
@@ -73,7 +79,8 @@ impl Pair {
         pair
     }
 
-    fn acknowledged_file(&self) -> PathBuf {
+    /// The orders that the client knows to be safe, one a line; it lies outside of both nodes.
+    pub(crate) fn acknowledged_file(&self) -> PathBuf {
         self.lab.home().join("acknowledged")
     }
 
@@ -237,17 +244,31 @@ impl Pair {
 
     /// The agent's process on a node, if one runs.
     pub(crate) fn agent(&self, node: &str) -> Option<rustix::process::Pid> {
+        self.process(node, "agent")
+    }
+
+    /// A node's process with this word in its command line, if one runs.
+    fn process(&self, node: &str, word: &str) -> Option<rustix::process::Pid> {
         let state = format!("LOCKSTEP_STATE_DIR={}", self.lab.home().join(node).join("disk/state").display());
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let read = |file| std::fs::read(entry.path().join(file)).unwrap_or_default();
             let command = read("cmdline");
-            let is_agent = command.split(|byte| *byte == 0).nth(1) == Some(b"agent");
-            if is_agent && read("environ").split(|byte| *byte == 0).any(|name| name == state.as_bytes()) {
+            // The shell that starts an application has the whole line as one word.
+            let is_it = command.split(|byte| *byte == 0).any(|part| part == word.as_bytes());
+            if is_it && read("environ").split(|byte| *byte == 0).any(|name| name == state.as_bytes()) {
                 return rustix::process::Pid::from_raw(pid);
             }
         }
         None
+    }
+
+    /// Sends a node's agent or application a signal, if it runs; see [`DEMO_APP`].
+    pub(crate) fn signal(&self, node: &str, word: &str, signal: rustix::process::Signal) {
+        if let Some(process) = self.process(node, word) {
+            // It may have ended by itself since.
+            let _ = rustix::process::kill_process(process, signal);
+        }
     }
 
     /// Sends the agent of a node a signal.
@@ -271,10 +292,54 @@ impl Pair {
         let standby = if active == "a" { "b" } else { "a" };
         self.lab.ok(&["agent", "stop", standby]);
         self.lab.ok(&["agent", "stop", active]);
-        let [a, b] = ["a", "b"].map(|node| self.verified(node));
-        assert_eq!((&a["missing"], &b["missing"]), (&0.into(), &0.into()), "acknowledged orders are lost");
-        assert_eq!((&a["integrity"], &b["integrity"]), (&"ok".into(), &"ok".into()));
-        assert_eq!(a["pages_sha256"], b["pages_sha256"], "the databases differ");
+        let acknowledged = Commits::acknowledged(&self.acknowledged_file()).expect("the client's file");
+        let [a, b] = ["a", "b"].map(|node| {
+            let files = self.files_of(node);
+            self.judge(&format!("{node} at the end"), &files, &acknowledged);
+            invariants::pages(&files.path().join(COPY)).expect("SQLite opens it")
+        });
+        invariants::pages_are_equal(&a, &b).expect("both nodes hold the same");
+    }
+
+    /// A copy of a node's database and WAL as they lie on its disk, for [`Self::judge`]; nobody may write them.
+    pub(crate) fn files_of(&self, node: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let target = dir.path().join(COPY).display().to_string();
+        let database = self.database(node);
+        let copy = "cp \"$0\" \"$1\" && if [ -e \"$0-wal\" ]; then cp \"$0-wal\" \"$1-wal\"; fi";
+        self.lab.ok(&["exec", node, "--", "sh", "-c", copy, &database, &target]);
+        dir
+    }
+
+    fn database(&self, node: &str) -> String {
+        let status = self.lab.status();
+        let databases = status["nodes"][node]["databases"].as_object().expect("databases");
+        databases.values().next().and_then(|path| path.as_str()).expect("a path").to_owned()
+    }
+
+    /// G1 and G3 of a database that lies in a folder of its own.
+    pub(crate) fn judge(&self, what: &str, files: &tempfile::TempDir, acknowledged: &Commits) {
+        let judged = || -> Result<(), String> {
+            let connection = rusqlite::Connection::open(files.path().join(COPY));
+            let connection = connection.map_err(|error| error.to_string())?;
+            invariants::is_sound(&connection)?;
+            let found = Commits::found(&connection)?;
+            invariants::is_a_committed_prefix(&found)?;
+            invariants::nothing_acknowledged_is_lost(&found, acknowledged)
+        };
+        if let Err(why) = judged() {
+            panic!("{what}: {why}; {}", self.states());
+        }
+    }
+
+    /// G1 and G3 of the node that serves now, on a snapshot of its live database.
+    pub(crate) fn judge_the_active(&self, what: &str, active: &str) {
+        let acknowledged = Commits::acknowledged(&self.acknowledged_file()).expect("the client's file");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join(COPY).display().to_string();
+        let done = self.verb(active, &["snapshot", "main", &file]);
+        assert!(done.status.success(), "{what}: {done:?}; {}", self.states());
+        self.judge(what, &dir, &acknowledged);
     }
 
     fn stop_client(&mut self) {
@@ -293,16 +358,6 @@ impl Pair {
         let seen: Observations =
             serde_json::from_str(&self.lab.ok(&["sniff-stop"])).expect("observations are JSON");
         assert_eq!(dual_holder_ms(&seen, &self.takeovers), 0, "two holders: {:#?}", seen.runs);
-    }
-
-    fn verified(&self, node: &str) -> serde_json::Value {
-        let status = self.lab.status();
-        let databases = status["nodes"][node]["databases"].as_object().expect("databases");
-        let database = databases.values().next().and_then(|path| path.as_str()).expect("a path");
-        let file = self.acknowledged_file();
-        let file = file.to_str().expect("UTF-8");
-        serde_json::from_str(&self.lab.ok(&["exec", node, "--", "lockstep", "demo-verify", database, file]))
-            .expect("it is JSON")
     }
 
     /// What an operator would look into: everything worse than information since `after`.

@@ -29,7 +29,7 @@ pub(super) enum Request {
     Power,
     Enter { host: Host },
     PowerOff { node: Node },
-    PowerOn { node: Node },
+    PowerOn { node: Node, agent: bool },
     Freeze { node: Node },
     Thaw { node: Node },
     Cut { cable: Cable, node: Node, direction: Option<Direction> },

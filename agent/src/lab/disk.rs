@@ -1,8 +1,8 @@
-//! A node's disk: a folder, or an XFS of its own that loses its cache with the power.
+//! A node's disk: a folder, or an XFS or ext4 of its own that loses its cache with the power.
 //!
 //! The loop device clears itself when the last mount goes, so it lives exactly as long as the
-//! machine's mount namespace. `--disk loop` needs root and `mkfs.xfs`, the only program the lab
-//! calls.
+//! machine's mount namespace. `--disk loop` needs root and `mkfs.xfs` (`loop-ext4`: `mkfs.ext4`), the only
+//! program the lab calls.
 
 use std::fs::{DirBuilder, File};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::Pid;
 
 use super::layout::{Home, Node};
-use super::spec::Disk;
+use super::spec::{Disk, FileSystem};
 
 /// Size of a node's disk. Sparse; XFS wants at least 300 MiB.
 const IMAGE_BYTES: u64 = 4 << 30;
@@ -26,33 +26,32 @@ const REMOUNT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Makes a node's disk, once, before the lab starts.
 pub(super) fn make(home: &Home, node: Node, disk: Disk) -> Result<()> {
-    if disk == Disk::Dir {
-        return Ok(());
-    }
+    let Some(file_system) = disk.file_system() else { return Ok(()) };
     if !rustix::process::geteuid().is_root() {
         bail!(
-            "--disk loop needs root: loop devices and mounting XFS are not given to others; use --disk dir"
+            "a disk of its own needs root: loop devices and mounting are not given to others; use --disk dir"
         );
     }
     let path = home.image(node);
     let image = File::create_new(&path).with_context(|| path.display().to_string())?;
     image.set_len(IMAGE_BYTES).with_context(|| path.display().to_string())?;
+    let FileSystem { name, make: [program, options @ ..], package } = file_system else {
+        bail!("{} has no program that makes it", file_system.name);
+    };
     let made =
-        Command::new("mkfs.xfs").arg("-q").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).status();
+        Command::new(program).args(options).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).status();
     match made {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => bail!("mkfs.xfs {}: {status}", path.display()),
-        Err(e) => bail!("--disk loop needs mkfs.xfs: {e}; install the package xfsprogs, or use --disk dir"),
+        Ok(status) => bail!("{program} {}: {status}", path.display()),
+        Err(e) => bail!("{name} needs {program}: {e}; install the package {package}, or use --disk dir"),
     }
 }
 
-/// Mounts a node's disk in the calling machine's mount namespace; after a power loss this is XFS's
-/// log recovery.
+/// Mounts a node's disk in the calling machine's mount namespace; after a power loss this is the file
+/// system's log recovery.
 pub(super) fn mount_disk(home: &Home, node: Node, disk: Disk) -> Result<()> {
-    if disk == Disk::Dir {
-        return furnish(home, node);
-    }
-    mount_loop(home, node)?;
+    let Some(file_system) = disk.file_system() else { return furnish(home, node) };
+    mount_loop(home, node, file_system.name)?;
     furnish(home, node)?;
     // The identity survives even the first power loss.
     let root = File::open(home.disk(node)).context("the node's disk")?;
@@ -76,11 +75,11 @@ fn furnish(home: &Home, node: Node) -> Result<()> {
     Ok(())
 }
 
-fn mount_loop(home: &Home, node: Node) -> Result<()> {
+fn mount_loop(home: &Home, node: Node, file_system: &str) -> Result<()> {
     let deadline = Instant::now() + REMOUNT_DEADLINE;
     loop {
         // A new device each time: the old one may still be closing.
-        match attach(home, node).and_then(|device| mount_once(&device, home, node)) {
+        match attach(home, node).and_then(|device| mount_once(&device, home, node, file_system)) {
             Ok(()) => return Ok(()),
             Err(e) if Instant::now() > deadline => return Err(e),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -94,9 +93,9 @@ struct LoopDevice {
     _open: File,
 }
 
-fn mount_once(device: &LoopDevice, home: &Home, node: Node) -> Result<()> {
+fn mount_once(device: &LoopDevice, home: &Home, node: Node, file_system: &str) -> Result<()> {
     let disk = home.disk(node);
-    mount(device.path.as_str(), &disk, "xfs", MountFlags::NODEV | MountFlags::NOSUID, None)
+    mount(device.path.as_str(), &disk, file_system, MountFlags::NODEV | MountFlags::NOSUID, None)
         .with_context(|| format!("mounting {} at {}", device.path, disk.display()))
 }
 
@@ -169,9 +168,9 @@ pub(super) fn lose_power(machine: Pid, home: &Home, node: Node) -> Result<()> {
 }
 
 fn shut_down(root: BorrowedFd<'_>) -> std::io::Result<()> {
-    /// `FS_IOC_SHUTDOWN`, in XFS `XFS_IOC_GOINGDOWN`: `_IOR('X', 125, __u32)`.
+    /// `FS_IOC_SHUTDOWN`, in XFS `XFS_IOC_GOINGDOWN`, in ext4 `EXT4_IOC_SHUTDOWN`: `_IOR('X', 125, __u32)`.
     const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587D_u32 as libc::Ioctl;
-    // `XFS_FSOP_GOING_FLAGS_NOLOGFLUSH`: neither data nor log.
+    // `XFS_FSOP_GOING_FLAGS_NOLOGFLUSH`, `EXT4_GOING_FLAGS_NOLOGFLUSH`: neither data nor log.
     let no_log_flush: u32 = 2;
     // SAFETY: the kernel reads one u32 from the pointer, which outlives the call.
     let done = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &raw const no_log_flush) };

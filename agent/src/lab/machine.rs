@@ -29,6 +29,11 @@ const CRASH_PAUSE: Duration = Duration::from_millis(500);
 /// An agent that stops has first to stop its application.
 const END_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The supervisor's order when the cables are plugged in.
+pub(super) const GO: &str = "go";
+/// The same, and the agent stays away until it is started.
+pub(super) const GO_WITHOUT_AGENT: &str = "go without agent";
+
 /// Runs until the machine loses power.
 pub(super) fn run(host: Host, home: &Home) -> Result<()> {
     namespace::unshare(
@@ -46,10 +51,12 @@ pub(super) fn run(host: Host, home: &Home) -> Result<()> {
     answer("ready")?;
     let mut order = String::new();
     std::io::stdin().lock().read_line(&mut order).context("the supervisor's order")?;
-    if order != "go\n" {
-        bail!("expected `go` from the supervisor, got {order:?}");
-    }
-    let mut agent = node.filter(|_| spec.agents).map(|node| Agent::new(home.clone(), node));
+    let wanted = match order.trim() {
+        GO => true,
+        GO_WITHOUT_AGENT => false,
+        _ => bail!("expected `{GO}` from the supervisor, got {order:?}"),
+    };
+    let mut agent = node.filter(|_| spec.agents).map(|node| Agent::new(home.clone(), node, wanted));
     answer("up")?;
     serve(&mut agent)
 }
@@ -126,8 +133,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(home: Home, node: Node) -> Self {
-        Self { home, node, wanted: true, running: None, started: None, not_before: None }
+    fn new(home: Home, node: Node, wanted: bool) -> Self {
+        Self { home, node, wanted, running: None, started: None, not_before: None }
     }
 
     fn start_if_due(&mut self, now: Instant) -> Result<()> {

@@ -90,6 +90,9 @@ pub enum LabVerb {
     PowerOn {
         /// The node
         node: Node,
+        /// Without its agent, to look at what the power left; `lab agent start` starts it
+        #[arg(long, hide = true)]
+        no_agent: bool,
     },
     /// Hang a node: all its processes stand still, its kernel goes on answering
     #[command(after_help = "Examples:\n  lockstep lab freeze a")]
@@ -246,7 +249,7 @@ pub fn run(command: LabCommand) -> Result<u8> {
         LabVerb::Down => return up::down(&home).map(|()| EXIT_DONE),
         LabVerb::SniffStop => return sniff_stop(&home),
         LabVerb::PowerOff { node } => Request::PowerOff { node },
-        LabVerb::PowerOn { node } => Request::PowerOn { node },
+        LabVerb::PowerOn { node, no_agent } => Request::PowerOn { node, agent: !no_agent },
         LabVerb::Freeze { node } => Request::Freeze { node },
         LabVerb::Thaw { node } => Request::Thaw { node },
         LabVerb::Cut(Cut { cable, node, one_way }) => Request::Cut { cable, node, direction: one_way },

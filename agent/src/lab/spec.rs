@@ -9,12 +9,36 @@ use super::layout::Home;
 
 /// Where a node's data lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Disk {
     /// A folder. Power loss keeps what was written: the machine's page cache survives it.
     Dir,
     /// A loop-mounted XFS that power loss shuts down without flushing (root; needs mkfs.xfs).
     Loop,
+    /// The same with ext4 (root; needs mkfs.ext4).
+    LoopExt4,
+}
+
+/// A file system of a node's own.
+pub(super) struct FileSystem {
+    pub(super) name: &'static str,
+    /// Makes one in a file: program and options.
+    pub(super) make: &'static [&'static str],
+    /// Where the program comes from.
+    pub(super) package: &'static str,
+}
+
+impl Disk {
+    /// `None`: a folder.
+    pub(super) fn file_system(self) -> Option<FileSystem> {
+        match self {
+            Self::Dir => None,
+            Self::Loop => Some(FileSystem { name: "xfs", make: &["mkfs.xfs", "-q"], package: "xfsprogs" }),
+            Self::LoopExt4 => {
+                Some(FileSystem { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], package: "e2fsprogs" })
+            }
+        }
+    }
 }
 
 /// Whether the pair has an IPv6 virtual address.

@@ -22,7 +22,7 @@ use super::cables::Cables;
 use super::control::{self, AgentAction, Power, Reply, Request};
 use super::layout::{Home, Host, Node};
 use super::spec::{Disk, Spec};
-use super::{disk, freeze, namespace, sniffer, up};
+use super::{disk, freeze, machine, namespace, sniffer, up};
 
 /// A client of the control socket that says nothing is dropped after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub(super) fn run(home: Home, user_namespace: bool, end_with: Option<i32>) -> Re
     let mut lab =
         Supervisor { home, spec, user_namespace, own_pids, cables, machines: BTreeMap::new(), sniffer: None };
     for host in [Host::A, Host::B, Host::C] {
-        lab.start(host).with_context(|| format!("starting machine {}", host.name()))?;
+        lab.start(host, true).with_context(|| format!("starting machine {}", host.name()))?;
     }
     println!("ready");
     loop {
@@ -162,9 +162,9 @@ impl Supervisor {
                 return Ok((Reply::Entered { user_namespace: self.user_namespace }, Some(descriptor)));
             }
             Request::PowerOff { node } => self.power_off(node)?,
-            Request::PowerOn { node } => {
+            Request::PowerOn { node, agent } => {
                 if self.power(node) == Power::Off {
-                    self.start(node.into())?;
+                    self.start(node.into(), agent)?;
                 }
             }
             Request::Freeze { node } => {
@@ -203,8 +203,8 @@ impl Supervisor {
         })
     }
 
-    /// Starts a machine: a first process in a new PID namespace, its cables, then its agent.
-    fn start(&mut self, host: Host) -> Result<()> {
+    /// Starts a machine: a first process in a new PID namespace, its cables, then its agent if that is wanted.
+    fn start(&mut self, host: Host, agent: bool) -> Result<()> {
         namespace::unshare(UnshareFlags::NEWPID).context("new PID namespace")?;
         let child = Command::new("/proc/self/exe")
             .args(["lab-machine", host.name()])
@@ -225,7 +225,7 @@ impl Supervisor {
         };
         let plugged = machine.expect("ready").and_then(|()| {
             self.cables.plug_in(host, child.id())?;
-            machine.order("go")?;
+            machine.order(if agent { machine::GO } else { machine::GO_WITHOUT_AGENT })?;
             machine.expect("up")
         });
         if let Err(e) = plugged {
@@ -245,7 +245,7 @@ impl Supervisor {
         let Some(machine) = self.machines.remove(&node.into()) else { return Ok(()) };
         let dark = self.cables.lose_power(node);
         let lost = match self.spec.disk {
-            Disk::Loop => disk::lose_power(machine.pid, &self.home, node),
+            Disk::Loop | Disk::LoopExt4 => disk::lose_power(machine.pid, &self.home, node),
             Disk::Dir => Ok(()),
         };
         kill_process(machine.pid, Signal::KILL).context("ending the machine")?;

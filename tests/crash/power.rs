@@ -1,0 +1,84 @@
+//! Real power loss: nodes on file systems of their own that are shut down without flushing, under load.
+//!
+//! After each loss the node starts without its agent, and its database is read as the power left it; then
+//! it comes back, and the next loss hits it or the other. What was acknowledged is written down outside.
+
+use std::time::Duration;
+
+use crate::harness::Pair;
+use crate::harness::invariants::Commits;
+use crate::simulated::seed;
+
+/// The longest time under load before a loss.
+const LOAD: Duration = Duration::from_millis(400);
+
+/// Each node loses its power so many times as active and as standby, half of `losses_of_each` each.
+fn power_losses(disk: &str, losses_of_each: u32) {
+    let mut moments = seed();
+    let mut pair = Pair::up(&["--disk", disk]);
+    let (mut active, mut standby) = ("a", "b");
+    for loss in 0..2 * losses_of_each {
+        let hits_active = loss % 2 == 1;
+        let node = if hits_active { active } else { standby };
+        std::thread::sleep(moment(&mut moments));
+        let safe = if hits_active {
+            let safe = Commits::acknowledged(&pair.acknowledged_file()).expect("the client's file");
+            pair.moves(|pair| {
+                pair.lab.ok(&["power-off", node]);
+                pair.taken_over_by(standby);
+            });
+            (active, standby) = (standby, active);
+            safe
+        } else {
+            let safe = Commits::acknowledged(&pair.acknowledged_file()).expect("the client's file");
+            pair.lab.ok(&["power-off", node]);
+            pair.writes_go_on();
+            safe
+        };
+        pair.lab.ok(&["power-on", "--no-agent", node]);
+        let left = pair.files_of(node);
+        pair.judge(&format!("loss {loss}, the disk of {node}"), &left, &safe);
+        pair.lab.ok(&["agent", "start", node]);
+        pair.in_sync_under(active);
+        pair.judge_the_active(&format!("loss {loss}, {active} in sync"), active);
+    }
+    println!(
+        "{} orders acknowledged over {} power losses on {disk}",
+        pair.acknowledged(),
+        2 * losses_of_each
+    );
+    pair.end(active);
+}
+
+/// The next moment of a seed, from 0 to [`LOAD`].
+pub(crate) fn moment(seed: &mut u64) -> Duration {
+    *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    LOAD.mul_f64((*seed >> 40) as f64 / f64::from(1 << 24))
+}
+
+/// Losses of each node in a long run, over both file systems.
+fn runs() -> u32 {
+    std::env::var("LOCKSTEP_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(200)
+}
+
+#[test]
+fn power_losses_on_xfs_lose_nothing_acknowledged() {
+    power_losses("loop", 2);
+}
+
+#[test]
+fn power_losses_on_ext4_lose_nothing_acknowledged() {
+    power_losses("loop-ext4", 1);
+}
+
+#[test]
+#[ignore = "minutes: LOCKSTEP_RUNS / 2 power losses of each node"]
+fn long_power_losses_on_xfs_lose_nothing_acknowledged() {
+    power_losses("loop", runs().div_ceil(2));
+}
+
+#[test]
+#[ignore = "minutes: LOCKSTEP_RUNS / 2 power losses of each node"]
+fn long_power_losses_on_ext4_lose_nothing_acknowledged() {
+    power_losses("loop-ext4", runs().div_ceil(2));
+}
