@@ -20,7 +20,7 @@ use super::Lab;
 use super::invariants::{self, Commits};
 
 /// Long enough for a loaded machine; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 /// After a move of the address: somebody who still holds it shows within this.
@@ -369,6 +369,9 @@ impl Pair {
             }
             let printed = self.lab.home().join(node).join("agent.log");
             eprintln!("{}", std::fs::read_to_string(printed).unwrap_or_default());
+            let printed = "tail -n 20 \"$LOCKSTEP_STATE_DIR\"/lab/app.log";
+            let application = self.lab.run(&["exec", node, "--", "sh", "-c", printed]);
+            eprintln!("--- its application:\n{}", String::from_utf8_lossy(&application.stdout));
         }
     }
 }
