@@ -87,7 +87,7 @@ impl Follower {
         let capture = Arc::new(Capture::start(config, events).expect("the database can be followed"));
         std::thread::spawn(move || while taken.blocking_recv().is_some() {});
         let (reply, attached) = oneshot::channel();
-        capture.command(CaptureCommand::Attach { from: None, reply }).expect("capture runs");
+        capture.command(CaptureCommand::Attach { from: None, published: None, reply }).expect("capture runs");
         attached.blocking_recv().expect("capture answers");
         let stop = Arc::new(AtomicBool::new(false));
         let (asked, ended) = (Arc::clone(&capture), Arc::clone(&stop));

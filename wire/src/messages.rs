@@ -59,6 +59,9 @@ pub struct Databases {
     /// Who may use their files, in the same order; may end early: the rest is not told.
     #[prost(message, repeated, tag = "2")]
     pub attributes: Vec<FileAttributes>,
+    /// Names the run of the active's machine since it started; 0: unknown.
+    #[prost(fixed64, tag = "3")]
+    pub boot: u64,
 }
 
 /// Part of [`Databases`] and [`CopyBegin`]: who may use a database's file on the active. Users and groups go by
@@ -115,6 +118,13 @@ pub struct MirrorState {
     /// The node wrote this database itself since it last mirrored: keep it before changing it.
     #[prost(bool, tag = "10")]
     pub diverged: bool,
+    /// Last frame at or before `frame` that an active of the same [`Databases::boot`] called published. Absent when
+    /// the standby does not know one: it was started anew, or the active's machine was.
+    #[prost(uint32, optional, tag = "11")]
+    pub published_frame: Option<u32>,
+    /// Running checksum after that frame, packed.
+    #[prost(fixed64, tag = "12")]
+    pub published_chain: u64,
     /// It answers a [`ForkQuery`] and takes a [`CopyBegin`] with `rewind`.
     #[prost(bool, tag = "13")]
     pub rewinds: bool,
@@ -180,7 +190,8 @@ pub struct WalBatch {
     /// Running checksum after the last frame, packed.
     #[prost(fixed64, tag = "4")]
     pub chain_after: u64,
-    /// Frames through this one are published (committed) on the active.
+    /// Frames through this one are published (committed) on the active; later ones are prepared: chained through a
+    /// commit frame, and to be taken back by a [`Rewind`] if they are never published.
     #[prost(uint32, tag = "5")]
     pub published_frame: u32,
     /// Frame headers and pages, as on disk.

@@ -1,8 +1,8 @@
 //! Where a session goes on: what of the standby's WAL is provably in this one.
 
-use super::cursor::{Cursor, Seen};
+use super::cursor::{Cursor, Next, Seen};
 use super::follow::{Follower, Mode};
-use super::{Attached, CaptureError, Fork};
+use super::{Attached, CaptureError, CaptureEvent, Fork};
 use crate::wal::{WalIndex, WalPoint};
 use lockstep_wire::{FrameNo, Salts, WalGeneration};
 
@@ -18,8 +18,13 @@ impl Follower {
         Ok(Cursor::before(WalGeneration(point.position.generation.0 + 1), Seen::default()))
     }
 
-    /// Begins to publish after `from` if that is proven, else with the whole present WAL.
-    pub(super) fn attach(&mut self, from: Option<WalPoint>) -> Result<Attached, CaptureError> {
+    /// Begins to publish after `from` if that is proven, after `published` if only that is, else with the
+    /// whole present WAL.
+    pub(super) fn attach(
+        &mut self,
+        from: Option<WalPoint>,
+        published: Option<WalPoint>,
+    ) -> Result<Attached, CaptureError> {
         self.outbox.clear();
         self.jobs.clear();
         self.scrubber.forget();
@@ -32,12 +37,13 @@ impl Follower {
         // Positions count anew.
         self.status.poked = lockstep_wire::Position::default();
         self.poke = None;
+        self.to_prepare = None;
         if let Some(from) = from
-            && let Some(cursor) = self.resume(from, &index)?
+            && let Some(resumed) = self.resume_behind(from, published, &index)?
         {
-            self.cursor = cursor;
-            return Ok(Attached::Resumed);
+            return Ok(resumed);
         }
+        self.prepared.clear();
         let theirs = from.map_or(0, |from| from.position.generation.0);
         let generation = WalGeneration(self.cursor.point.position.generation.0.max(theirs) + 1);
         // Nothing of a WAL that is wholly in the database file needs to be sent, and nothing keeps
@@ -67,12 +73,48 @@ impl Follower {
         Ok(if parted { Some(Fork { point, in_wal: self.contains(&point, &index)? }) } else { None })
     }
 
+    /// Finds what the standby and this WAL have in common without comparing pages.
+    fn resume_behind(
+        &mut self,
+        from: WalPoint,
+        published: Option<WalPoint>,
+        index: &WalIndex,
+    ) -> Result<Option<Attached>, CaptureError> {
+        if let Some(cursor) = self.resume(from, index)? {
+            self.resume_at(cursor);
+            return Ok(Some(Attached::Resumed { held: from.position, published: from.position }));
+        }
+        if let Some(resumed) = self.resume_prepared(from, index)? {
+            return Ok(Some(resumed));
+        }
+        // What the standby holds beyond the last commit it knows of was never published: a writer died, and
+        // the next one wrote something else.
+        let Some(to) = published else { return Ok(None) };
+        let cursor = self.resume(to, index)?;
+        let Some(cursor) = cursor.filter(|cursor| cursor.next(index) != Next::Broken) else {
+            return Ok(None);
+        };
+        self.resume_at(cursor);
+        self.status.rewinds += 1;
+        self.outbox.push(CaptureEvent::Rewind(to));
+        Ok(Some(Attached::Resumed { held: to.position, published: to.position }))
+    }
+
+    fn resume_at(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+        self.prepared.clear();
+    }
+
+    /// The proven end of the generation before the one with these salts.
+    pub(super) fn previous_of(&self, salts: Salts) -> Option<WalPoint> {
+        self.cursor.previous.filter(|_| self.cursor.begun && self.cursor.point.salts == salts)
+    }
+
     fn resume(&self, from: WalPoint, index: &WalIndex) -> Result<Option<Cursor>, CaptureError> {
         let cursor = &self.cursor;
         // The point is in the WAL as it stands.
         if self.contains(&from, index)? {
-            let same = cursor.begun && cursor.point.salts == from.salts;
-            return Ok(Some(Cursor::after(from, cursor.previous.filter(|_| same))));
+            return Ok(Some(Cursor::after(from, self.previous_of(from.salts))));
         }
         // The point is where this thread stands.
         if cursor.begun && same_place(&from, &cursor.point) {

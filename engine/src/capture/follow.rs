@@ -1,7 +1,8 @@
 //! One pass of the capture thread: look, take, roll, hand over.
 //!
 //! The rules that make it safe, each on one line:
-//! - committed is what the wal-index says, never what the WAL alone says;
+//! - committed is what the wal-index says, never what the WAL alone says; what is shipped before
+//!   that is in doubt, is never counted as position, and is taken back if it does not come true;
 //! - a read transaction is held at all times; the next one begins, frames are taken, then the old one ends;
 //! - a transaction with a mark above 0 keeps the WAL from being reset, so all of it stays readable;
 //! - one without a mark (READ0: everything was in the database file) allows one reset, but the new
@@ -15,6 +16,7 @@ use super::hand_over::Ahead;
 use super::marks::Marks;
 use super::outbox::Outbox;
 use super::pages::PageJob;
+use super::prepared::Prepared;
 use super::scrub::Scrubber;
 use super::wakeup::Signal;
 use super::{CaptureConfig, CaptureError, CaptureEvent, CaptureStatus, Shared};
@@ -91,6 +93,10 @@ pub(super) struct Follower {
     pub(super) hand_over_from: Instant,
     /// The newest commit frame that a program has told of.
     pub(super) poke: Option<Mark>,
+    /// The same, until it was looked for beyond what is published.
+    pub(super) to_prepare: Option<Mark>,
+    /// Commits beyond the cursor that were shipped before they are published.
+    pub(super) prepared: Prepared,
 }
 
 impl Follower {
@@ -128,6 +134,8 @@ impl Follower {
             ahead: Ahead::default(),
             hand_over_from: Instant::now(),
             poke: None,
+            to_prepare: None,
+            prepared: Prepared::default(),
         };
         let index = follower.index()?;
         follower.hold.seen = Seen::of(&index);
@@ -147,6 +155,7 @@ impl Follower {
         self.report(&index);
         self.enforce_retention(&index);
         let mut pace = self.catch_up(&index)?;
+        self.prepare(&index)?;
         // A hand-over may wait for the disk; what is known is shown before.
         self.publish_status();
         pace = pace.max(self.roll_if_needed(&index)?);
@@ -161,6 +170,7 @@ impl Follower {
     /// wal-index shows (or is published already), and somebody will wait for it.
     pub(super) fn poked(&mut self, mark: Mark) {
         self.poke = Some(mark);
+        self.to_prepare = Some(mark);
     }
 
     /// Counts the poked commit as waited for once its WAL is the cursor's.
@@ -286,6 +296,7 @@ impl Follower {
         self.outbox.clear();
         self.jobs.clear();
         self.scrubber.forget();
+        self.prepared.clear();
         if self.mode == Mode::Publish {
             self.outbox.push(CaptureEvent::LetGo);
         }
@@ -294,7 +305,7 @@ impl Follower {
         tracing::warn!(path = %self.files.path.display(), "read mark let go: the standby needs a resync");
     }
 
-    /// Stops publishing; frames after the cursor are kept.
+    /// Stops publishing; frames after the cursor are kept, and prepared commits stay in doubt.
     pub(super) fn detach(&mut self) {
         if self.mode == Mode::Publish {
             self.mode = Mode::Retain;

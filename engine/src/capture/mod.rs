@@ -19,6 +19,8 @@ mod hand_over;
 mod marks;
 mod outbox;
 mod pages;
+mod prepare;
+mod prepared;
 mod scrub;
 mod status;
 mod take;
@@ -57,7 +59,8 @@ pub struct CaptureConfig {
     pub poll_ms: u32,
     /// The generation to continue at when the WAL is the one of this point (a promoted mirror or a restarted agent).
     pub continues: Option<WalPoint>,
-    /// Where programs tell of commit frames they have written; each wakes the thread before the commit is published.
+    /// Where programs tell of commit frames they have written; each wakes the thread before the commit is published,
+    /// and its frames are shipped at once, as prepared.
     pub pokes: Option<Arc<PokeReceiver>>,
 }
 
@@ -74,7 +77,7 @@ pub enum CaptureEvent {
         /// Last point of the generation before.
         previous: Option<WalPoint>,
     },
-    /// Consecutive published frames.
+    /// Consecutive frames: published ones, or a run through a commit that a program is about to publish (prepared).
     Frames {
         /// Their generation.
         generation: WalGeneration,
@@ -86,7 +89,8 @@ pub enum CaptureEvent {
         chain_before: Chain,
         /// Running checksum after the last.
         chain_after: Chain,
-        /// Frames through this one are committed.
+        /// Frames through this one are committed; beyond it they are prepared, and [`CaptureEvent::Published`] or
+        /// [`CaptureEvent::Rewind`] follows.
         published: FrameNo,
         /// Frame headers and pages, as on disk; at most 1 MiB.
         data: Bytes,
@@ -95,6 +99,10 @@ pub enum CaptureEvent {
         /// Commit frames among them, each with the running checksum after it; as many at most as `data` has frames.
         commits: Vec<(FrameNo, Chain)>,
     },
+    /// Prepared frames came true: everything through this position is committed.
+    Published(Position),
+    /// Frames sent after this point were never published: the standby must forget them before the next event.
+    Rewind(WalPoint),
     /// Pages asked for by [`CaptureCommand::ReadPages`] or [`CaptureCommand::DifferingPages`].
     Pages {
         /// First page, from 1.
@@ -132,6 +140,9 @@ pub enum CaptureCommand {
     Attach {
         /// What the standby holds, if anything.
         from: Option<WalPoint>,
+        /// The last point of it that an active of this run of the machine has called published: what lies beyond and
+        /// is not in the WAL was never published.
+        published: Option<WalPoint>,
         /// How it went.
         reply: tokio::sync::oneshot::Sender<Attached>,
     },
@@ -213,8 +224,13 @@ pub struct Fork {
 /// How an attach went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attached {
-    /// Frames after the given point follow.
-    Resumed,
+    /// Frames after the given point follow, or a [`CaptureEvent::Rewind`] to the published one and frames after that.
+    Resumed {
+        /// What of the standby's frames counts.
+        held: Position,
+        /// What of them is known to be published; the rest is in doubt.
+        published: Position,
+    },
     /// The point is not provably in this WAL: a `Generation { previous: None }` and the whole WAL follow, pages must be sent.
     FromStart {
         /// Page size in bytes.

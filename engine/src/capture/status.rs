@@ -13,6 +13,10 @@ pub struct CaptureStatus {
     pub poked: Position,
     /// Bytes of the WAL through the last committed frame.
     pub wal_bytes: u64,
+    /// Runs of frames shipped before they were published.
+    pub prepared: u64,
+    /// How often such frames had to be taken back.
+    pub rewinds: u64,
     /// Frames published since the start.
     pub frames: u64,
     /// Commit frames among them.

@@ -9,12 +9,15 @@ use bytes::Bytes;
 use lockstep_wire::{Chain, FrameNo};
 
 /// Bytes of one frames event.
-const BATCH_MAX_BYTES: u64 = 1 << 20;
+pub(super) const BATCH_MAX_BYTES: u64 = 1 << 20;
 
 impl Follower {
     /// Takes committed frames as long as there is room for them.
     pub(super) fn take(&mut self, index: &WalIndex) -> Result<Pace, CaptureError> {
         while self.outbox.has_room() {
+            if !self.settle(index)? {
+                return Ok(Pace::Again);
+            }
             let taken = match self.cursor.next(index) {
                 Next::Nothing => return Ok(Pace::Idle),
                 Next::Broken => {
@@ -101,13 +104,22 @@ impl Follower {
     fn note(&mut self, frames: &Frames<'_>, verified: Verified) {
         self.status.frames += u64::from(verified.frames);
         self.status.commits += u64::from(verified.commits);
+        self.note_version(frames);
+    }
+
+    /// Page 1 names the library that changed it last.
+    pub(super) fn note_version(&mut self, frames: &Frames<'_>) {
         for (_, page) in frames.iter().filter(|(frame, _)| frame.page == 1) {
             self.status.sqlite_version = u32::from_be_bytes([page[96], page[97], page[98], page[99]]);
         }
     }
 
     /// Committed frames of a WAL that still stands must verify; those of one that was reset need not.
-    fn ended_meanwhile(&mut self, before: &WalIndex, source: WalError) -> Result<bool, CaptureError> {
+    pub(super) fn ended_meanwhile(
+        &mut self,
+        before: &WalIndex,
+        source: WalError,
+    ) -> Result<bool, CaptureError> {
         let now = self.index()?;
         if now.last_frame.0 > 0 && now.salts == before.salts {
             return Err(CaptureError::Damaged { path: self.files.path.clone(), source });
@@ -156,7 +168,7 @@ impl Follower {
 }
 
 /// The commit frames of a run whose first frame is `first`.
-fn commits(frames: &Frames<'_>, first: FrameNo, count: u32) -> Vec<(FrameNo, Chain)> {
+pub(super) fn commits(frames: &Frames<'_>, first: FrameNo, count: u32) -> Vec<(FrameNo, Chain)> {
     let mut commits = Vec::with_capacity(count as usize);
     let numbered = (first.0..).zip(frames.iter());
     commits.extend(

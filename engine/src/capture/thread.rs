@@ -121,8 +121,8 @@ impl Follower {
 
     fn execute(&mut self, command: CaptureCommand) -> Result<(), CaptureError> {
         match command {
-            CaptureCommand::Attach { from, reply } => {
-                let attached = self.attach(from)?;
+            CaptureCommand::Attach { from, published, reply } => {
+                let attached = self.attach(from, published)?;
                 // Nobody shall read positions of the numbering before.
                 self.publish_status();
                 let _ = reply.send(attached);

@@ -12,7 +12,8 @@ use crate::{
 use lockstep_wire::{Chain, FrameNo, Position, WalBatch, WalGeneration};
 
 impl Mirror {
-    /// Writes consecutive frames after the last one received.
+    /// Writes consecutive frames after the last one received, published ones or prepared ones: both count
+    /// once they are durable through a commit frame.
     ///
     /// # Errors
     /// `gap`: not the next frame or another generation; `chain`: other bytes than the active's;
@@ -23,6 +24,7 @@ impl Mirror {
         self.wal.write_at(self.append_offset(), batch.data).await?;
         self.frames.extend(notes);
         self.chain = Chain::from_packed(batch.chain_after);
+        self.published = self.published.max(Some(FrameNo(batch.published_frame)));
         self.written_end = self.written_end.max(end);
         Ok(())
     }

@@ -98,6 +98,7 @@ impl Mirror {
         self.generation = WalGeneration(0);
         self.frames.clear();
         self.durable = FrameNo(0);
+        self.published = None;
         (self.chain, self.durable_chain) = Default::default();
         self.written_end = 0;
         self.copying = true;

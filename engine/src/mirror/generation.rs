@@ -43,6 +43,7 @@ impl Mirror {
         self.generation = generation;
         self.frames.clear();
         self.durable = FrameNo(0);
+        self.published = Some(FrameNo(0));
         (self.chain, self.durable_chain) = (header.chain, header.chain);
         self.written_end = self.written_end.max(WAL_HEADER_BYTES as u64);
         self.check_names().await
@@ -101,7 +102,7 @@ impl Mirror {
         }
     }
 
-    /// Forgets the frames after one, durably.
+    /// Forgets the frames after one, durably: they were prepared and never published.
     ///
     /// # Errors
     /// `gap`: that frame is not held; `chain`: it is another one; `protocol`; `disk`.
@@ -131,13 +132,8 @@ impl Mirror {
                 got,
             });
         }
-        let lock = Arc::clone(&self.pages_lock);
-        let _changing = lock.write().await;
-        let removed = target.frame.0 + 1..=self.last_frame().0;
-        let spots: Vec<u64> = removed.map(|frame| self.frame_offset(FrameNo(frame))).collect();
-        durable::erase(&self.wal, &spots, super::FRAME_HEADER_BYTES).await?;
-        self.chain = expected;
-        self.frames.truncate(target.frame.0 as usize);
+        self.cut(target.frame, expected).await?;
+        self.published = Some(target.frame);
         if self.durable > target.frame {
             self.durable = self.last_commit(target.frame);
             self.durable_chain = self.chain_after(self.durable).await?;
@@ -146,6 +142,30 @@ impl Mirror {
                 frame => self.frames[frame as usize - 1].commit_pages,
             };
         }
+        Ok(())
+    }
+
+    /// Ends at the last commit received, durably: what a broken connection left of a transaction comes anew.
+    ///
+    /// # Errors
+    /// `disk`.
+    pub async fn settle(&mut self) -> Result<(), MirrorError> {
+        self.flush().await?;
+        if self.durable < self.last_frame() {
+            self.cut(self.durable, self.durable_chain).await?;
+        }
+        Ok(())
+    }
+
+    /// Breaks the frames after `last`, durably.
+    async fn cut(&mut self, last: FrameNo, chain: Chain) -> Result<(), MirrorError> {
+        let lock = Arc::clone(&self.pages_lock);
+        let _changing = lock.write().await;
+        let removed = last.0 + 1..=self.last_frame().0;
+        let spots: Vec<u64> = removed.map(|frame| self.frame_offset(FrameNo(frame))).collect();
+        durable::erase(&self.wal, &spots, super::FRAME_HEADER_BYTES).await?;
+        self.chain = chain;
+        self.frames.truncate(last.0 as usize);
         Ok(())
     }
 }

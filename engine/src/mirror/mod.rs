@@ -121,6 +121,9 @@ pub struct Mirror {
     durable: FrameNo,
     /// Running checksum after it.
     durable_chain: Chain,
+    /// Frames of the present generation through this one are published on the active, as far as it has said; `None`:
+    /// not known since this mirror was opened.
+    published: Option<FrameNo>,
     /// Size of the database in pages at that commit; without one, of the database file.
     page_count: u32,
     /// End of the written space in the WAL, bytes.
@@ -138,9 +141,17 @@ pub struct Mirror {
 
 impl Mirror {
     /// What this node holds, for [`lockstep_wire::MirrorStates`].
-    pub fn state(&self, stream: u32) -> MirrorState {
+    ///
+    /// # Errors
+    /// `disk`, when a checksum cannot be read.
+    pub async fn state(&self, stream: u32) -> Result<MirrorState, MirrorError> {
         let point = self.point();
-        MirrorState {
+        let published = self.published.map(|frame| frame.min(self.durable));
+        let published_chain = match published {
+            Some(frame) => self.chain_after(frame).await?.packed(),
+            None => 0,
+        };
+        Ok(MirrorState {
             stream,
             complete: self.state.complete || (self.is_diverged() && self.header.is_some()),
             generation: point.position.generation.0,
@@ -152,7 +163,14 @@ impl Mirror {
             has_pages: self.page_count > 0,
             diverged: self.is_diverged(),
             rewinds: true,
-        }
+            published_frame: published.map(|frame| frame.0),
+            published_chain,
+        })
+    }
+
+    /// What an active said of its publications means nothing to the next one.
+    pub fn forget_published(&mut self) {
+        self.published = None;
     }
 
     /// The last durable commit.

@@ -87,6 +87,7 @@ impl Mirror {
             written_end: wal.length().await?,
             durable: FrameNo(u32::try_from(scan.frames.len()).expect("SQLite counts frames in 32 bits")),
             durable_chain: scan.chain,
+            published: None,
             chain: scan.chain,
             frames: scan.frames,
             header: scan.header,

@@ -78,6 +78,7 @@ impl Mirror {
         self.frames.truncate(frame.0 as usize);
         self.stale.clear();
         self.durable = frame;
+        self.published = Some(frame);
         (self.chain, self.durable_chain) = (fork.chain, fork.chain);
         self.page_count = self.frames.last().map_or(0, |note| note.commit_pages);
         self.written_end = end;

@@ -4,9 +4,7 @@
 //! main loop into the barrier. This file holds no I/O of its own: it starts captures, gives
 //! shipments their standby, and answers waiters.
 
-use super::EngineConfig;
 use super::barrier::{Acknowledged, Barrier, CommitMode, Progress};
-use super::board::CommitBoards;
 use super::connection::Connection;
 use super::scrub::VerifyReply;
 use super::served::Served;
@@ -14,11 +12,12 @@ use super::ship::{ShipNote, Shipment};
 use super::starting::Starting;
 use super::status::{DatabaseState, DatabaseStatus};
 use super::thread::{Input, Inputs};
+use super::{EngineConfig, board::CommitBoards, boot::boot};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::TakenOver;
 use lockstep_wire::{
     Ack, Databases, Epoch, FileAttributes, ForkPages, FrameNo, Message, MirrorState, PageHashes, Position,
-    WalGeneration,
+    Rewound, WalGeneration,
 };
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -173,7 +172,7 @@ impl Active {
         let names = self.databases.iter().map(|d| d.config.name.to_string()).collect();
         let attributes = self.databases.iter().map(Served::attributes).map(Option::unwrap_or_default);
         let attributes = within_budget(attributes.collect());
-        connection.send_control(Databases { names, attributes }.into());
+        connection.send_control(Databases { names, attributes, boot: boot() }.into());
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
         let (forks, fork_queues) = (0..count).map(|_| mpsc::channel(1)).map(|(s, r)| (s, Some(r))).unzip();
@@ -218,7 +217,7 @@ impl Active {
                     q.try_send(pages).map_err(|_| "pages of a fork that were not asked for".into())
                 })
             }
-            Message::Rewound(_) => Ok(()),
+            Message::Rewound(rewound) => self.rewound(stream, &rewound),
             other => Err(format!("{} is not a standby's message", other.name())),
         }
     }
@@ -300,10 +299,10 @@ impl Active {
         let database = &mut self.databases[index];
         let mut renew = false;
         match note {
-            ShipNote::Attached { held, complete } => database.attached(held, complete),
+            ShipNote::Attached { held, published, complete } => database.attached(held, published, complete),
             ShipNote::Target(position) => {
                 database.target = database.target.max(Some(position));
-                self.judge_target(index);
+                database.judge();
             }
             ShipNote::Copy(progress) => database.copy = Some(progress),
             ShipNote::Word(word) => {
@@ -316,10 +315,19 @@ impl Active {
             }
             ShipNote::CopySent(position) => {
                 database.resync = false;
+                database.published(position);
                 database.target = Some(position);
-                self.judge_target(index);
+                database.judge();
             }
-            ShipNote::Sent { position, salts, commits } => database.sent(position, salts, &commits),
+            ShipNote::Sent { position, published, salts, commits } => {
+                database.sent(position, published, salts, &commits);
+                database.judge();
+            }
+            ShipNote::Published(position) => {
+                database.published(position);
+                database.judge();
+            }
+            ShipNote::Rewind(to) => database.rewind(to),
             ShipNote::Ahead => {
                 let name = &database.config.name;
                 self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): they go to the standby's quarantine"));
@@ -332,34 +340,30 @@ impl Active {
     }
 
     fn ack(&mut self, stream: u16, ack: &Ack) -> Result<(), String> {
-        let index = usize::from(stream).wrapping_sub(1);
-        let Some(database) = self.databases.get_mut(index) else {
-            return Err(format!("acknowledgement for stream {stream}, which was never announced"));
-        };
+        let index = self.announced(stream)?;
+        let database = &mut self.databases[index];
         let at = |frame| Position { generation: WalGeneration(ack.generation), frame: FrameNo(frame) };
         database.complete |= ack.complete;
         // Frames beside half a copy are on the standby's disk, but no database that could be served.
         if database.complete {
             let (received, durable) = (at(ack.received_frame), at(ack.durable_frame));
-            database.barrier.advance(Progress { received, durable });
+            database.acknowledged(Progress { received, durable });
         }
-        if database.barrier.progress().durable >= database.sent {
-            database.level_since = Some(Instant::now());
-        }
-        self.judge_target(index);
+        database.judge();
         self.judge_sync();
         Ok(())
     }
 
-    /// Has the standby reached what it lacked when it attached?
-    fn judge_target(&mut self, index: usize) {
-        let database = &mut self.databases[index];
-        let reached = database.target.is_some_and(|target| database.barrier.progress().durable >= target);
-        if reached && database.complete {
-            database.target = None;
-            database.synced = true;
-            database.copy = None;
-            database.state = DatabaseState::Streaming;
+    /// The standby has taken frames back.
+    fn rewound(&mut self, stream: u16, rewound: &Rewound) -> Result<(), String> {
+        let (index, generation) = (self.announced(stream)?, WalGeneration(rewound.generation));
+        self.databases[index].rewound(Position { generation, frame: FrameNo(rewound.frame) })
+    }
+
+    fn announced(&self, stream: u16) -> Result<usize, String> {
+        match usize::from(stream).wrapping_sub(1) {
+            index if index < self.databases.len() => Ok(index),
+            _ => Err(format!("an answer on stream {stream}, which was never announced")),
         }
     }
 
@@ -420,7 +424,7 @@ impl Active {
         // A copy under way ends later than this reading, and its end is a target of its own.
         if serial == database.stamp_serial && database.state != DatabaseState::Copying {
             database.target = database.target.max(Some(position));
-            self.judge_target(index);
+            database.judge();
             self.judge_sync();
         }
     }

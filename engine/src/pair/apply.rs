@@ -14,7 +14,8 @@ use crate::wal::WalPoint;
 use bytes::Bytes;
 use lockstep_wire::{
     Ack, Chain, CopyBegin, DatabaseName, Epoch, FileAttributes, ForkPages, ForkPoint, ForkQuery, FrameNo,
-    HashRequest, Message, PageChunk, PageHashes, Position, Refusal, Rewind, Rewound, Salts, WalGeneration,
+    HashRequest, Message, MirrorState, PageChunk, PageHashes, Position, Refusal, Rewind, Rewound, Salts,
+    WalGeneration,
 };
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -67,9 +68,30 @@ type Flush = Pin<Box<dyn Future<Output = Result<Flushed, MirrorError>>>>;
 struct InFlight(Option<Flush>);
 
 impl Applier {
+    /// Says what the mirror holds, once that is at a commit's end, and runs.
+    pub(super) async fn begin(
+        self,
+        mut mirror: Box<Mirror>,
+        stream: u32,
+        held: oneshot::Sender<MirrorState>,
+        work: mpsc::UnboundedReceiver<Work>,
+    ) -> Option<Box<Mirror>> {
+        let settled = match mirror.settle().await {
+            Ok(()) => mirror.state(stream).await,
+            Err(error) => Err(error),
+        };
+        match settled {
+            Ok(state) => {
+                let _ = held.send(state);
+                self.run(mirror, work).await
+            }
+            Err(error) => self.give_up(mirror, &error.into()).await,
+        }
+    }
+
     /// Runs until the queue is closed or the mirror refuses; then nothing is in flight any more. Gives the
     /// mirror back, unless its disk failed: then it is closed, because what memory and disk hold may differ.
-    pub(super) async fn run(
+    async fn run(
         self,
         mut mirror: Box<Mirror>,
         mut work: mpsc::UnboundedReceiver<Work>,
@@ -90,8 +112,15 @@ impl Applier {
                 failed = Some(error.into());
             }
         }
-        let Some(error) = failed else { return Some(mirror) };
-        let refusal = self.refusal(&error);
+        match failed {
+            None => Some(mirror),
+            Some(error) => self.give_up(mirror, &error).await,
+        }
+    }
+
+    /// Says why, and gives the mirror back unless its disk failed.
+    async fn give_up(&self, mirror: Box<Mirror>, error: &ApplyError) -> Option<Box<Mirror>> {
+        let refusal = self.refusal(error);
         let disk = refusal.code == DISK;
         self.note(StandbyNote::Failed(refusal));
         if !disk {

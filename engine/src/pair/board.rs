@@ -115,7 +115,8 @@ impl Marks {
         board.board.set_file(device, inode);
     }
 
-    /// Commit frames are on their way to the standby; `position` is the last frame sent with them.
+    /// Commit frames are on their way to the standby, published or not: a mark names the content, so nobody else's
+    /// commit is meant by it. `position` is the last frame sent with them.
     pub(super) fn sent(&mut self, position: Position, salts: Salts, commits: &[(FrameNo, Chain)]) {
         if self.board.is_none() {
             return;
@@ -128,6 +129,12 @@ impl Marks {
             let mark = Mark { salts: salts.packed(), chain: chain.packed(), frame: frame.0 };
             self.sent.push_back((Position { generation: position.generation, frame: *frame }, mark));
         }
+    }
+
+    /// What was sent after `to` is being taken back: nobody will ever have committed it.
+    pub(super) fn rewind(&mut self, to: Position) {
+        let kept = self.sent.partition_point(|(at, _)| *at <= to);
+        self.sent.truncate(kept);
     }
 
     /// Something can be released now that the standby is as far as `reached`.

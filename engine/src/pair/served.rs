@@ -7,6 +7,7 @@ use super::active::WaitReply;
 use super::barrier::{Barrier, CommitMode, Progress};
 use super::board::{CommitBoard, Marks};
 use super::scrub::Scrub;
+use super::standing::Standing;
 use super::starting::Starting;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
 use super::thread::Inputs;
@@ -52,6 +53,8 @@ pub(super) struct Served {
     pub(super) events: Option<mpsc::Receiver<CaptureEvent>>,
     pub(super) shipment: Option<JoinHandle<()>>,
     pub(super) barrier: Barrier<WaitReply>,
+    /// How far the attached standby is.
+    standing: Standing,
     pub(super) marks: Marks,
     /// How far programs may be told, as the pair's commit mode asks.
     pub(super) mode: CommitMode,
@@ -99,6 +102,7 @@ impl Served {
             events: None,
             shipment: None,
             barrier: Barrier::default(),
+            standing: Standing::default(),
             stamp_serial: new_serial(),
             synced: false,
             complete: false,
@@ -129,8 +133,8 @@ impl Served {
         }
     }
 
-    /// A standby is attached and holds so much on its disk; None: a copy comes first.
-    pub(super) fn attached(&mut self, held: Option<Position>, complete: bool) {
+    /// A standby is attached and holds so much on its disk, in part published; None: a copy comes first.
+    pub(super) fn attached(&mut self, held: Option<Position>, published: Position, complete: bool) {
         self.renumber();
         self.barrier.attach();
         self.marks.void(self.barrier.is_solo());
@@ -139,8 +143,8 @@ impl Served {
         self.synced = false;
         self.state = if held.is_some() { DatabaseState::Streaming } else { DatabaseState::Copying };
         // What it holds it acknowledged on an earlier connection.
-        let held = held.unwrap_or_default();
-        self.barrier.advance(Progress { received: held, durable: held });
+        self.standing = Standing::attached(held.unwrap_or_default(), published);
+        self.advance();
         self.sent = Position::default();
         self.waited = Position::default();
         self.unwaited.clear();
@@ -163,6 +167,7 @@ impl Served {
 
     pub(super) fn detach(&mut self) {
         self.renumber();
+        self.standing = Standing::default();
         self.marks.void(self.barrier.is_solo());
         self.target = None;
         self.copy = None;
@@ -173,10 +178,16 @@ impl Served {
         }
     }
 
-    /// Frames through `position` were handed to the link; `commits` are the commit frames among them.
-    pub(super) fn sent(&mut self, position: Position, salts: Salts, commits: &[(FrameNo, Chain)]) {
+    /// Frames through `position` were handed to the link, published through `published`; `commits` are the
+    /// commit frames among them.
+    pub(super) fn sent(
+        &mut self,
+        position: Position,
+        published: FrameNo,
+        salts: Salts,
+        commits: &[(FrameNo, Chain)],
+    ) {
         self.marks.sent(position, salts, commits);
-        self.sent = position;
         self.commits += commits.len() as u64;
         if position > self.waited && !commits.is_empty() {
             if self.unwaited.len() == UNWAITED_GROUPS {
@@ -187,6 +198,56 @@ impl Served {
             }
             self.unwaited.push_back((position, commits.len() as u64));
         }
+        self.published(Position { frame: position.frame.min(published), ..position });
+    }
+
+    /// What was handed to the link through `position` is published.
+    pub(super) fn published(&mut self, position: Position) {
+        self.standing.publish(position);
+        self.sent = self.standing.published();
+        self.advance();
+    }
+
+    /// What was handed to the link after `to` is being taken back.
+    pub(super) fn rewind(&mut self, to: Position) {
+        self.standing.rewind(to);
+        self.marks.rewind(to);
+        while let Some((_, commits)) = self.unwaited.pop_back_if(|(at, _)| *at > to) {
+            self.commits = self.commits.saturating_sub(commits);
+        }
+    }
+
+    /// The standby has taken back what followed `to`.
+    ///
+    /// # Errors
+    /// It was not told to.
+    pub(super) fn rewound(&mut self, to: Position) -> Result<(), String> {
+        self.standing.rewound(to)
+    }
+
+    /// The standby is this far with what was sent.
+    pub(super) fn acknowledged(&mut self, progress: Progress) {
+        self.standing.acknowledge(progress);
+        self.advance();
+    }
+
+    /// Has the standby reached what was sent, and what it lacked when it attached?
+    pub(super) fn judge(&mut self) {
+        let durable = self.barrier.progress().durable;
+        if durable >= self.sent {
+            self.level_since = Some(Instant::now());
+        }
+        let reached = self.target.is_some_and(|target| durable >= target);
+        if reached && self.complete {
+            self.target = None;
+            self.synced = true;
+            self.copy = None;
+            self.state = DatabaseState::Streaming;
+        }
+    }
+
+    fn advance(&mut self) {
+        self.barrier.advance(self.standing.committed());
     }
 
     /// Somebody waits for everything through `position`.
@@ -197,9 +258,10 @@ impl Served {
         }
     }
 
-    /// What programs may be told of: as far as the standby is a sound database with it.
+    /// What programs may be told of, published or not, because they know its content: as far as the standby is a
+    /// sound database with it.
     fn safe(&self) -> Option<Position> {
-        let Progress { received, durable } = self.barrier.progress();
+        let Progress { received, durable } = self.standing.sent();
         let safe = if self.mode == CommitMode::Received { received.max(durable) } else { durable };
         self.complete.then_some(safe)
     }

@@ -28,6 +28,8 @@ pub(super) enum ShipNote {
     Attached {
         /// What the standby holds durably; None: a copy comes first.
         held: Option<Position>,
+        /// What of it is published; the rest is in doubt.
+        published: Position,
         /// It is a mirror already; false: it becomes one with its first acknowledgement.
         complete: bool,
     },
@@ -41,11 +43,17 @@ pub(super) enum ShipNote {
     Sent {
         /// The last of them.
         position: Position,
+        /// Everything sent through this frame is published.
+        published: FrameNo,
         /// Salts of their WAL.
         salts: Salts,
         /// Commit frames among them, with the running checksum after each.
         commits: Vec<(FrameNo, Chain)>,
     },
+    /// Frames sent before came true through here.
+    Published(Position),
+    /// The standby is about to be told to forget what follows this position; [`lockstep_wire::Rewound`] answers.
+    Rewind(Position),
     /// The standby holds commits that this node lost.
     Ahead,
     /// The read mark was let go: this attachment is over, resync at the next.
@@ -194,30 +202,31 @@ impl Shipment<'_> {
         let rewound = parted.and_then(|parted| Some((parted.fork, parted.runs?)));
         let (reply, attached) = oneshot::channel();
         let first = rewound.as_ref().map_or(from, |(fork, _)| Some(*fork));
-        self.tell(CaptureCommand::Attach { from: first, reply })?;
+        let published = published_point(standby).filter(|_| standby.complete && !standby.diverged);
+        self.tell(CaptureCommand::Attach { from: first, published, reply })?;
         let attached = attached.await.map_err(|_| End::CaptureClosed)?;
         let begin = CopyBegin { attributes: self.attributes.take(), fork, ..CopyBegin::default() };
         match (attached, rewound) {
-            (Attached::Resumed, Some((_, runs))) => {
-                (self.note)(ShipNote::Attached { held: None, complete: false });
+            (Attached::Resumed { published, .. }, Some((_, runs))) => {
+                (self.note)(ShipNote::Attached { held: None, published, complete: false });
                 let copying = Copying::of_fork(standby.page_size, runs);
                 // What its disk holds is what counts, not what it remembers.
                 self.begin_copy(copying, CopyBegin { rewind: true, verify: true, ..begin }).await
             }
-            (Attached::Resumed, None) => {
-                let held = from.map(|from| from.position);
-                (self.note)(ShipNote::Attached { held, complete: !standby.diverged });
+            (Attached::Resumed { held, published }, None) => {
+                let complete = !standby.diverged;
+                (self.note)(ShipNote::Attached { held: Some(held), published, complete });
                 if let Some(from) = from.filter(|_| standby.diverged) {
                     // Its last commit is ours: "keep everything through it" makes it a mirror again.
-                    let (generation, frame) = (from.position.generation.0, from.position.frame.0);
-                    self.send(Rewind { generation, frame, chain: from.chain.packed() }).await?;
+                    self.rewind(from).await?;
                 }
                 let target = self.sync().await?;
                 (self.note)(ShipNote::Target(target));
                 Ok(None)
             }
             (Attached::FromStart { page_size, page_count, ahead }, _) => {
-                (self.note)(ShipNote::Attached { held: None, complete: false });
+                let published = Position::default();
+                (self.note)(ShipNote::Attached { held: None, published, complete: false });
                 if ahead && !standby.diverged {
                     (self.note)(ShipNote::Ahead);
                 }
@@ -342,8 +351,10 @@ impl Shipment<'_> {
                 })
                 .await?;
                 let position = Position { generation, frame: last };
-                (self.note)(ShipNote::Sent { position, salts, commits });
+                (self.note)(ShipNote::Sent { position, published, salts, commits });
             }
+            CaptureEvent::Published(position) => (self.note)(ShipNote::Published(position)),
+            CaptureEvent::Rewind(to) => self.rewind(to).await?,
             CaptureEvent::Pages { first_page, data } => {
                 if let Some(copying) = copying {
                     copying.sent(data.len());
@@ -373,6 +384,14 @@ impl Shipment<'_> {
         Ok(false)
     }
 
+    /// Takes back everything after a point. The main loop knows it first: acknowledgements of what was there
+    /// before must not be taken for what comes instead.
+    async fn rewind(&self, to: WalPoint) -> Result<(), End> {
+        (self.note)(ShipNote::Rewind(to.position));
+        let (generation, frame) = (to.position.generation.0, to.position.frame.0);
+        self.send(Rewind { generation, frame, chain: to.chain.packed() }).await
+    }
+
     async fn send(&self, message: impl Into<lockstep_wire::Message>) -> Result<(), End> {
         self.sender.send(message.into()).await.map_err(|_| End::ConnectionClosed)
     }
@@ -394,4 +413,11 @@ fn fork_point(point: &WalPoint) -> ForkPoint {
         chain: point.chain.packed(),
         salts: point.salts.packed(),
     }
+}
+
+/// The last point of it that it knows to be published.
+fn published_point(state: &MirrorState) -> Option<WalPoint> {
+    let held = mirror_point(state);
+    let position = Position { frame: FrameNo(state.published_frame?), ..held.position };
+    Some(WalPoint { position, chain: Chain::from_packed(state.published_chain), salts: held.salts })
 }

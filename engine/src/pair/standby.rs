@@ -37,6 +37,8 @@ pub(super) struct Standby {
     connection: Option<Rc<Connection>>,
     /// stream - 1 -> index, as the active announced.
     streams: Vec<usize>,
+    /// The run of the active's machine that the mirrors' published points are of; 0: not known.
+    active_boot: u64,
     inputs: Inputs,
     acknowledge_received: bool,
     complete: Option<bool>,
@@ -179,6 +181,7 @@ impl Standby {
             databases,
             connection: None,
             streams: Vec::new(),
+            active_boot: 0,
             inputs,
             acknowledge_received: config.commit_mode == CommitMode::Received,
             complete: None,
@@ -247,10 +250,14 @@ impl Standby {
             ));
         }
         self.streams.clone_from(&streams);
+        // A machine that lost its power may have lost published commits with it: what lies beyond the last one it
+        // told of is no proof any more that it was never published.
+        let same_boot = announced.boot != 0 && announced.boot == self.active_boot;
+        self.active_boot = announced.boot;
         let mut states = Vec::new();
         for (at, index) in streams.iter().enumerate() {
             let attributes = announced.attributes.get(at).filter(|told| told.mode > 0).cloned();
-            states.push(self.start_task(*index, at as u16 + 1, &connection, attributes));
+            states.push(self.start_task(*index, at as u16 + 1, &connection, (attributes, same_boot)));
         }
         tokio::task::spawn_local(async move {
             let mut held = Vec::new();
@@ -271,7 +278,7 @@ impl Standby {
         index: usize,
         stream: u16,
         connection: &Rc<Connection>,
-        attributes: Option<FileAttributes>,
+        (attributes, same_boot): (Option<FileAttributes>, bool),
     ) -> oneshot::Receiver<MirrorState> {
         let (queue, work) = mpsc::unbounded_channel();
         let (returning, returns) = oneshot::channel();
@@ -293,9 +300,11 @@ impl Standby {
         let opener = database.opener.clone();
         tokio::task::spawn_local(async move {
             let returned = match home.bring(&opener).await {
-                Ok(mirror) => {
-                    let _ = held.send(mirror.state(u32::from(stream)));
-                    applier.run(mirror, work).await
+                Ok(mut mirror) => {
+                    if !same_boot {
+                        mirror.forget_published();
+                    }
+                    applier.begin(mirror, u32::from(stream), held, work).await
                 }
                 Err(error) => {
                     applier.cannot_open(&error);

@@ -38,7 +38,8 @@ fn a_restarted_capture_resumes_where_the_standby_stands() {
         Capture::start(lockstep_engine::capture::CaptureConfig { continues, ..config(&path) }, sender)
             .expect("it starts");
     assert_eq!(sync(&capture).generation, rebuilt.point.position.generation);
-    assert_eq!(attach(&capture, Some(rebuilt.point)), Attached::Resumed);
+    let at = rebuilt.point.position;
+    assert_eq!(attach(&capture, Some(rebuilt.point)), Attached::Resumed { held: at, published: at });
     let consumer = Consumer::start(receiver, rebuilt);
     write(&path, 3, 20);
     consumer.wait_for(sync(&capture));
@@ -108,7 +109,9 @@ fn a_session_that_was_away_gets_what_it_missed() {
         write(&path, 20 + round, 10);
         assert!(sync(&capture) > away_from, "positions go on while nobody is attached");
         assert!(receiver.try_recv().is_err(), "nothing is published while nobody is attached");
-        assert_eq!(attach(&capture, Some(rebuilt.point)), Attached::Resumed, "round {round}");
+        let at = rebuilt.point.position;
+        let resumed = Attached::Resumed { held: at, published: at };
+        assert_eq!(attach(&capture, Some(rebuilt.point)), resumed, "round {round}");
         catch_up(&mut receiver, &mut rebuilt);
         // Let the WAL come to rest in the database file, so that the next round begins a generation.
         Job { count: 3, ..Job::role("checkpointer", 7 + round) }.start(&path).wait();

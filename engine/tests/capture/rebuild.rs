@@ -15,7 +15,10 @@ pub(crate) struct Rebuilt {
     wal: Vec<u8>,
     header: Option<WalHeader>,
     pub(crate) point: WalPoint,
+    /// Everything through here is committed; what follows is in doubt.
+    pub(crate) published: Position,
     pub(crate) resets: u64,
+    pub(crate) rewinds: u64,
     pub(crate) commits: u64,
     pub(crate) copied_to: Option<Position>,
     pub(crate) let_go: bool,
@@ -59,7 +62,8 @@ impl Rebuilt {
                 assert_eq!(generation, self.point.position.generation);
                 assert_eq!(first.0, self.point.position.frame.0 + 1, "a gap");
                 assert_eq!(chain_before, self.point.chain);
-                assert!(published >= last);
+                assert!(published >= last || !commits.is_empty(), "prepared frames end with a commit");
+                assert!(published >= last || commits.last().expect("just seen").0 == last);
                 assert!(data.len() <= 1 << 20);
                 let header = self.header.expect("frames follow a header");
                 let frames = Frames::new(&data, header.page_size);
@@ -76,8 +80,22 @@ impl Rebuilt {
                 assert_eq!(frame_offset(first, header.page_size), self.wal.len() as u64);
                 self.wal.extend_from_slice(&data);
                 self.point.position.frame = last;
+                self.published = Position { generation, frame: last.min(published) };
                 self.point.chain = chain_after;
                 self.commits += commits.len() as u64;
+            }
+            CaptureEvent::Published(position) => {
+                assert_eq!(position.generation, self.point.position.generation);
+                assert!(self.published < position && position <= self.point.position);
+                self.published = position;
+            }
+            CaptureEvent::Rewind(to) => {
+                assert_eq!(to.position.generation, self.point.position.generation, "taken back too late");
+                assert!(self.published <= to.position && to.position < self.point.position);
+                let header = self.header.expect("frames follow a header");
+                self.wal.truncate(frame_offset(FrameNo(to.position.frame.0 + 1), header.page_size) as usize);
+                self.point = to;
+                self.rewinds += 1;
             }
             CaptureEvent::PagesAt { .. } | CaptureEvent::PagesDone => {}
             CaptureEvent::Pages { first_page, data } => self.put_pages(first_page, &data),

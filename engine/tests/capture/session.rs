@@ -26,8 +26,17 @@ pub(crate) fn config(path: &Path) -> CaptureConfig {
 }
 
 pub(crate) fn attach(capture: &Capture, from: Option<WalPoint>) -> Attached {
+    attach_behind(capture, from, None)
+}
+
+/// Attaches a standby that knows what of it is published.
+pub(crate) fn attach_behind(
+    capture: &Capture,
+    from: Option<WalPoint>,
+    published: Option<WalPoint>,
+) -> Attached {
     let (reply, answer) = oneshot::channel();
-    capture.command(CaptureCommand::Attach { from, reply }).expect("capture runs");
+    capture.command(CaptureCommand::Attach { from, published, reply }).expect("capture runs");
     answer.blocking_recv().expect("capture answers")
 }
 
@@ -83,7 +92,7 @@ impl Consumer {
     /// Waits until the copy is complete and holds everything through `position`.
     pub(crate) fn wait_for(&self, position: Position) {
         self.wait("the position", |state| {
-            state.copied_to.is_some() && (state.point.position >= position || position.frame.0 == 0)
+            state.copied_to.is_some() && (state.published >= position || position.frame.0 == 0)
         });
     }
 

@@ -13,8 +13,9 @@ fn body_bytes() -> impl Strategy<Value = Bytes> {
 }
 
 fn mirror_state() -> impl Strategy<Value = MirrorState> {
-    (any::<(u32, bool, u64, u32, u64)>(), any::<(u64, u32, u32, bool, bool)>()).prop_map(|(a, b)| {
-        MirrorState {
+    let published = any::<(Option<u32>, u64)>();
+    (any::<(u32, bool, u64, u32, u64)>(), any::<(u64, u32, u32, bool, bool)>(), published).prop_map(
+        |(a, b, c)| MirrorState {
             stream: a.0,
             complete: a.1,
             generation: a.2,
@@ -26,8 +27,10 @@ fn mirror_state() -> impl Strategy<Value = MirrorState> {
             has_pages: b.3,
             diverged: b.4,
             rewinds: !b.4,
-        }
-    })
+            published_frame: c.0,
+            published_chain: c.1,
+        },
+    )
 }
 
 fn control_message() -> impl Strategy<Value = Message> {
@@ -40,7 +43,12 @@ fn control_message() -> impl Strategy<Value = Message> {
             }
         ),
         any::<(String, String)>().prop_map(|(code, sentence)| Refusal { code, sentence }.into()),
-        vec(any::<String>(), 0..8).prop_map(|names| Databases { names, attributes: Vec::new() }.into()),
+        (vec(any::<String>(), 0..8), any::<u64>()).prop_map(|(names, boot)| Databases {
+            names,
+            attributes: Vec::new(),
+            boot
+        }
+        .into()),
         vec(mirror_state(), 0..8).prop_map(|states| MirrorStates { states }.into()),
         any::<(u64, bool)>().prop_map(|(nonce, answer)| Ping { nonce, answer }.into()),
         any::<String>().prop_map(|reason| Goodbye { reason }.into()),

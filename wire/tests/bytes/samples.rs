@@ -25,6 +25,8 @@ pub(crate) fn messages() -> Vec<Message> {
         has_pages: true,
         diverged: true,
         rewinds: true,
+        published_frame: Some(40),
+        published_chain: Chain([0x1112_1314, 0x1516_1718]).packed(),
     };
     let attributes = FileAttributes {
         mode: 0o100_640,
@@ -51,6 +53,7 @@ pub(crate) fn messages() -> Vec<Message> {
         Databases {
             names: vec!["orders".into(), "users".into()],
             attributes: vec![attributes.clone(), FileAttributes::default()],
+            boot: 0xb007_0000_0000_0001,
         }
         .into(),
         MirrorStates { states: vec![mirror, MirrorState { stream: 2, ..MirrorState::default() }] }.into(),

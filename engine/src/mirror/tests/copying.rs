@@ -30,15 +30,15 @@ fn a_copy_counts_only_when_the_frames_through_its_end_are_durable() {
         mirror.write_pages(1, pages.into()).await.unwrap();
         mirror.end_copy(source.generation, source.frame, page_count).await.unwrap();
         mirror.flush().await.unwrap();
-        assert!(!mirror.state(1).complete);
+        assert!(!mirror.state(1).await.unwrap().complete);
         // A restart in the middle finds an incomplete mirror that may keep its pages.
         mirror.close().await.unwrap();
         let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-        let state = mirror.state(1);
+        let state = mirror.state(1).await.unwrap();
         assert_eq!((state.complete, state.has_pages, state.diverged), (false, true, false));
         assert!(mirror.append_refused(last).await);
         copy(&mut mirror, &mut source).await.unwrap();
-        assert!(mirror.state(1).complete);
+        assert!(mirror.state(1).await.unwrap().complete);
         assert_eq!(mirror_pages(&disk, &config).await, source.pages());
     });
 }
@@ -52,7 +52,7 @@ impl Mirror {
 
 /// What the active does with the standby's hashes.
 async fn send_differing_pages(mirror: &mut Mirror, source: &mut Source) -> usize {
-    let page_size = mirror.state(1).page_size.max(1024) as usize;
+    let page_size = mirror.state(1).await.unwrap().page_size.max(1024) as usize;
     let pages = source.file_pages();
     let page_count = (pages.len() / page_size) as u32;
     mirror.begin_copy(true, page_size as u32, page_count).await.unwrap();
@@ -125,7 +125,7 @@ fn a_former_active_with_the_same_last_commit_goes_on_as_mirror() {
         let config = config_in(&dir);
         become_former_active(&disk, &config, &source).await;
         let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-        let state = mirror.state(1);
+        let state = mirror.state(1).await.unwrap();
         assert!(state.diverged && state.complete);
         assert_eq!((state.frame, state.chain), (source.frame, source.chain.packed()));
         source.commit();
@@ -140,7 +140,7 @@ fn a_former_active_with_the_same_last_commit_goes_on_as_mirror() {
         mirror.adopt(point).await.unwrap();
         feed(&mut mirror, news).await.unwrap();
         mirror.flush().await.unwrap();
-        assert!(!mirror.state(1).diverged);
+        assert!(!mirror.state(1).await.unwrap().diverged);
         assert_eq!(mirror_pages(&disk, &config).await, source.pages());
     });
 }

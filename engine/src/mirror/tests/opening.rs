@@ -110,7 +110,7 @@ fn a_takeover_hands_stock_sqlite_the_same_database() {
         drop(taken);
         assert_eq!(mirror_pages(&disk, &config).await, source.pages());
         let mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-        assert!(mirror.state(1).diverged);
+        assert!(mirror.state(1).await.unwrap().diverged);
         assert_eq!(mirror.point().position.frame.0, source.frame);
     });
 }
@@ -130,7 +130,7 @@ fn a_copy_of_a_database_with_an_empty_wal_follows_on_and_is_taken_over() {
             assert!(mirror.is_complete());
             mirror.close().await.unwrap();
             let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-            assert!(mirror.state(1).complete);
+            assert!(mirror.state(1).await.unwrap().complete);
             if follow_on {
                 source.commit();
                 feed(&mut mirror, source.news(100)).await.unwrap();
@@ -204,7 +204,7 @@ fn a_wal_that_somebody_changed_while_no_agent_ran_is_kept_before_a_resync() {
         drop(db);
         assert!(!config.wal().exists());
         let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-        assert!(mirror.state(1).diverged && !mirror.is_complete());
+        assert!(mirror.state(1).await.unwrap().diverged && !mirror.is_complete());
         assert!(mirror.begin_copy(true, 4096, 4).await.is_err());
     });
 }
