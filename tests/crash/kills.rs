@@ -5,7 +5,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{DEMO_APP, Pair};
+use crate::harness::{DEMO_APP, Pair, unmodified_app, waiting_app};
 use crate::power::moment;
 use crate::simulated::seed;
 
@@ -14,9 +14,9 @@ fn somebody_serves_in_sync(pair: &Pair) -> &'static str {
     if pair.is_in_sync("a") { "a" } else { "b" }
 }
 
-fn kill_at_random(kills: u32, victims: &[&[&str]]) -> Pair {
+fn kill_at_random(app: &str, kills: u32, victims: &[&[&str]]) -> Pair {
     let mut moments = seed();
-    let mut pair = Pair::up(&[]);
+    let mut pair = Pair::with_app(app, &[]);
     assert_eq!(pair.copies(), (1, 0), "the first copy is told");
     for kill in 0..kills {
         let node = if kill % 2 == 0 { "a" } else { "b" };
@@ -43,15 +43,15 @@ fn end(pair: Pair) {
 }
 
 fn kill_agents(kills: u32) {
-    let pair = kill_at_random(kills, &[&["agent"]]);
+    let pair = kill_at_random(&waiting_app(), kills, &[&["agent"]]);
     let (copies, resyncs) = pair.copies();
     println!("{resyncs} resyncs by pages");
     assert_eq!(copies, 1, "a full copy was made although the WAL held the gap");
     end(pair);
 }
 
-fn kill_applications_and_agents(kills: u32) {
-    end(kill_at_random(kills, &[&[DEMO_APP], &["agent"], &["agent", DEMO_APP]]));
+fn kill_applications_and_agents(app: &str, kills: u32) {
+    end(kill_at_random(app, kills, &[&[DEMO_APP], &["agent"], &["agent", DEMO_APP]]));
 }
 
 fn runs() -> u32 {
@@ -71,11 +71,22 @@ fn long_agents_killed_at_random_moments_lose_nothing_and_copy_nothing() {
 
 #[test]
 fn applications_and_agents_killed_at_random_moments_lose_nothing() {
-    kill_applications_and_agents(6);
+    kill_applications_and_agents(&waiting_app(), 6);
+}
+
+#[test]
+fn kills_lose_nothing_that_an_unmodified_program_committed() {
+    kill_applications_and_agents(&unmodified_app(), 6);
+}
+
+#[test]
+#[ignore = "minutes: LOCKSTEP_RUNS kills"]
+fn long_kills_lose_nothing_that_an_unmodified_program_committed() {
+    kill_applications_and_agents(&unmodified_app(), runs());
 }
 
 #[test]
 #[ignore = "minutes: LOCKSTEP_RUNS kills"]
 fn long_applications_and_agents_killed_at_random_moments_lose_nothing() {
-    kill_applications_and_agents(runs());
+    kill_applications_and_agents(&waiting_app(), runs());
 }

@@ -5,17 +5,17 @@
 
 use std::time::Duration;
 
-use crate::harness::Pair;
 use crate::harness::invariants::Commits;
+use crate::harness::{Pair, unmodified_app, waiting_app};
 use crate::simulated::seed;
 
 /// The longest time under load before a loss.
 const LOAD: Duration = Duration::from_millis(400);
 
 /// Each node loses its power so many times as active and as standby, half of `losses_of_each` each.
-fn power_losses(disk: &str, losses_of_each: u32) {
+fn power_losses(disk: &str, app: &str, losses_of_each: u32) {
     let mut moments = seed();
-    let mut pair = Pair::up(&["--disk", disk]);
+    let mut pair = Pair::with_app(app, &["--disk", disk]);
     let (mut active, mut standby) = ("a", "b");
     for loss in 0..2 * losses_of_each {
         let hits_active = loss % 2 == 1;
@@ -63,22 +63,33 @@ fn runs() -> u32 {
 
 #[test]
 fn power_losses_on_xfs_lose_nothing_acknowledged() {
-    power_losses("loop", 2);
+    power_losses("loop", &waiting_app(), 2);
 }
 
 #[test]
 fn power_losses_on_ext4_lose_nothing_acknowledged() {
-    power_losses("loop-ext4", 1);
+    power_losses("loop-ext4", &waiting_app(), 1);
+}
+
+#[test]
+fn power_losses_lose_nothing_that_an_unmodified_program_committed() {
+    power_losses("loop", &unmodified_app(), 1);
+}
+
+#[test]
+#[ignore = "minutes: LOCKSTEP_RUNS / 2 power losses of each node"]
+fn long_power_losses_lose_nothing_that_an_unmodified_program_committed() {
+    power_losses("loop", &unmodified_app(), runs().div_ceil(2));
 }
 
 #[test]
 #[ignore = "minutes: LOCKSTEP_RUNS / 2 power losses of each node"]
 fn long_power_losses_on_xfs_lose_nothing_acknowledged() {
-    power_losses("loop", runs().div_ceil(2));
+    power_losses("loop", &waiting_app(), runs().div_ceil(2));
 }
 
 #[test]
 #[ignore = "minutes: LOCKSTEP_RUNS / 2 power losses of each node"]
 fn long_power_losses_on_ext4_lose_nothing_acknowledged() {
-    power_losses("loop-ext4", runs().div_ceil(2));
+    power_losses("loop-ext4", &waiting_app(), runs().div_ceil(2));
 }

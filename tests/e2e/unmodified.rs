@@ -1,11 +1,10 @@
 //! Programs that know nothing of Lockstep, on real pairs: what COMMIT has returned for is not lost.
 //!
-//! The demonstration's application is told to answer its clients when COMMIT returns. It has SQLite
-//! built in, so that `lockstep run` reaches it through libc.
+//! The demonstration's application is told to answer its clients when COMMIT returns.
 
 use lockstep::lab::APP_PORT;
 
-use crate::harness::Pair;
+use crate::harness::{Pair, unmodified_app};
 
 /// Takes the power of each node once, and counts.
 fn loses_nothing(mut pair: Pair) {
@@ -28,20 +27,14 @@ fn loses_nothing(mut pair: Pair) {
     pair.end("a");
 }
 
-/// The application with the shim.
-fn trusting() -> String {
-    let lockstep = env!("CARGO_BIN_EXE_lockstep");
-    format!("exec '{lockstep}' run -- '{lockstep}' demo-app --trust-commit --listen 0.0.0.0:{APP_PORT}")
-}
-
 #[test]
 fn what_commit_returned_for_survives_the_power_loss_of_either_node() {
-    loses_nothing(Pair::with_app(&trusting(), &[]));
+    loses_nothing(Pair::with_app(&unmodified_app(), &[]));
 }
 
 #[test]
 fn every_commit_of_an_unmodified_program_counts_as_waited_for() {
-    let pair = Pair::with_app(&trusting(), &[]);
+    let pair = Pair::with_app(&unmodified_app(), &[]);
     let before = pair.acknowledged();
     pair.until("fifty acknowledged writes", || pair.acknowledged() >= before + 50);
     pair.until("no commit that nobody waited for", || {

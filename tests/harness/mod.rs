@@ -7,4 +7,4 @@ mod pair;
 
 pub(crate) use inside::arguments;
 pub(crate) use lab::Lab;
-pub(crate) use pair::{DEMO_APP, Logged, Pair};
+pub(crate) use pair::{DEMO_APP, Logged, Pair, unmodified_app, waiting_app};

@@ -35,6 +35,18 @@ pub(crate) const DEMO_APP: &str = "demo-app";
 /// Name of a database that is looked at in a folder of its own.
 const COPY: &str = "copy.db";
 
+/// The demonstration's application; it waits on the agent's socket.
+pub(crate) fn waiting_app() -> String {
+    format!("exec '{}' demo-app --listen 0.0.0.0:{APP_PORT}", env!("CARGO_BIN_EXE_lockstep"))
+}
+
+/// The same, as a program that knows nothing of Lockstep: it answers when COMMIT returns, under the shim. It
+/// has SQLite built in, so that `lockstep run` reaches it through libc.
+pub(crate) fn unmodified_app() -> String {
+    let lockstep = env!("CARGO_BIN_EXE_lockstep");
+    format!("exec '{lockstep}' run -- '{lockstep}' demo-app --trust-commit --listen 0.0.0.0:{APP_PORT}")
+}
+
 /// One logged event.
 #[derive(Debug, Clone)]
 pub(crate) struct Logged {
@@ -58,8 +70,7 @@ pub(crate) struct Pair {
 impl Pair {
     /// In sync with `a` active and a client that has been acknowledged something.
     pub(crate) fn up(options: &[&str]) -> Self {
-        let app = format!("exec '{}' demo-app --listen 0.0.0.0:{APP_PORT}", env!("CARGO_BIN_EXE_lockstep"));
-        Self::with_app(&app, options)
+        Self::with_app(&waiting_app(), options)
     }
 
     /// The same with an application of one's own, a shell line; it answers the client as the demonstration's does.
