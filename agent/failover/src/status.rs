@@ -1,11 +1,14 @@
 //! What a node says of itself, for `status --json`, pages and tests. Read only.
 
 use lockstep_wire::{Epoch, Position};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-/// The state of a pair on this node, as fixed for `status --json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a node is for one pair, also in `status --json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// The peer was never met.
     Unpaired,
@@ -35,6 +38,12 @@ impl State {
             Self::Releasing => "releasing",
             Self::Holding => "holding",
         }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

@@ -159,12 +159,17 @@ impl Applications {
         if self.leased { lease } else { now + STARTING_LEASE_US }
     }
 
+    /// What an application is told, as of now.
+    fn environment(&self) -> Environment {
+        let epoch = self.machine.lock().unwrap_or_else(PoisonError::into_inner).epoch;
+        Environment::new(&self.pair, self.role, epoch, &self.socket)
+    }
+
     fn start_all(&mut self) {
         self.leased = false;
         self.reported = false;
         let end_us = self.end_us();
-        let epoch = self.machine.lock().unwrap_or_else(PoisonError::into_inner).epoch;
-        let environment = Environment::new(&self.pair, self.role, epoch, &self.socket);
+        let environment = self.environment();
         for app in &mut self.apps {
             if !self.wanted {
                 app.restarts = 0;
@@ -254,8 +259,7 @@ impl Applications {
 
     /// Starts a failed application again, or gives it up.
     fn again(&mut self, index: usize, why: &str) {
-        let epoch = self.machine.lock().unwrap_or_else(PoisonError::into_inner).epoch;
-        let environment = Environment::new(&self.pair, self.role, epoch, &self.socket);
+        let environment = self.environment();
         let end_us = self.end_us();
         let app = &mut self.apps[index];
         let name = app.application.name().to_owned();

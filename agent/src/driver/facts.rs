@@ -4,11 +4,10 @@ use super::decide::now;
 use super::pair::Pair;
 use crate::config::{Config, Role};
 use crate::status::{
-    CopyStatus, DatabaseStatus, HeartbeatStatus, Heartbeats, LinkStatus, PairState, PairStatus, SCHEMA,
-    ScrubStatus, Status,
+    CopyStatus, DatabaseStatus, HeartbeatStatus, Heartbeats, LinkStatus, PairStatus, SCHEMA, ScrubStatus, Status,
 };
 use lockstep_engine::pair::{DatabaseState, EngineStatus};
-use lockstep_failover::{Path, status::State};
+use lockstep_failover::Path;
 use lockstep_wire::Position;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +37,7 @@ fn of_pair(pair: &Pair) -> PairStatus {
     let lag_frames = databases.iter().filter_map(|d| d.lag_frames).max();
     PairStatus {
         id: pair.config.id.to_string(),
-        state: state_word(machine.state),
+        state: machine.state,
         epoch: machine.epoch.to_string(),
         in_sync: machine.in_sync,
         solo: machine.solo,
@@ -134,17 +133,5 @@ fn database(
             DatabaseState::Refused(sentence) => Some(sentence.clone()),
             _ => None,
         }),
-    }
-}
-
-fn state_word(state: State) -> PairState {
-    match state {
-        State::Unpaired => PairState::Unpaired,
-        State::Copying => PairState::Copying,
-        State::Active => PairState::Active,
-        State::Standby => PairState::Standby,
-        State::Promoting => PairState::Promoting,
-        State::Releasing => PairState::Releasing,
-        State::Holding => PairState::Holding,
     }
 }

@@ -7,6 +7,7 @@ mod render;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use lockstep_failover::status::State as PairState;
 pub use render::{Paint, bytes, events, human};
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
     events::{Alarm, Event},
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
@@ -35,40 +35,6 @@ pub struct Status {
     pub version: String,
     /// Its pairs, in the configuration's order.
     pub pairs: Vec<PairStatus>,
-}
-
-/// What a node is for one pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PairState {
-    /// Has never met the peer.
-    Unpaired,
-    /// Standby whose mirror is not complete yet.
-    Copying,
-    /// Serves.
-    Active,
-    /// Mirrors, could take over.
-    Standby,
-    /// Is taking over.
-    Promoting,
-    /// Is handing over.
-    Releasing,
-    /// Serves nothing and waits for the peer or the operator.
-    Holding,
-}
-
-impl fmt::Display for PairState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Unpaired => "unpaired",
-            Self::Copying => "copying",
-            Self::Active => "active",
-            Self::Standby => "standby",
-            Self::Promoting => "promoting",
-            Self::Releasing => "releasing",
-            Self::Holding => "holding",
-        })
-    }
 }
 
 /// One pair, seen from this node.
