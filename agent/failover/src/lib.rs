@@ -17,6 +17,7 @@ pub mod profile;
 mod pulse;
 mod refusal;
 pub mod round_trip;
+pub mod solo;
 pub mod state;
 pub mod status;
 mod step;
@@ -31,6 +32,7 @@ pub use self::{
     profile::{Profile, Timing},
     pulse::{Pulse, Report},
     refusal::Refusal,
+    solo::SoloAfter,
     state::{PairState, StateError},
     status::Status,
     step::{Pending, Proof, Step},

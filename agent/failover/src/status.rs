@@ -58,6 +58,8 @@ pub struct Status {
     pub in_sync: bool,
     /// Active: acknowledges alone. Standby: the active says it does.
     pub solo: bool,
+    /// Active: the standby does not follow, and commits wait until it does or solo begins.
+    pub waits_for_standby: bool,
     /// Standby: may lack acknowledged commits.
     pub outdated: bool,
     /// Standby: what is left of the grant.

@@ -294,7 +294,7 @@ pub const TABLE: &[Row] = &[
     row("13a", Active, When { permit_old: Some(false), foreign: Some(true), ..ANY }, Stay, Critical,
         "a foreign MAC answers for the VIP: the address is announced again, find the device"),
     row("14", Active, When { peer: &[Peer::Nothing, Peer::Unknown], majority: Some(true), ..SERVING }, Stay, Warning,
-        "the standby is silent and a majority of the targets answers: serving goes on alone, solo once the grant is over"),
+        "the standby is silent and a majority of the targets answers: serving goes on alone, solo once the grant and `solo_after` are over"),
     row("15a", Active, When { peer: &[Peer::Nothing, Peer::Unknown], majority: Some(false), ..SERVING }, Wait, Critical,
         "neither the standby nor a majority of the targets answers: this node may be the one that is cut off, the lease runs out"),
     row("15b", Active, When { permit_old: Some(false), foreign: Some(false), lease: Some(false), ..ANY }, Hold, Critical,

@@ -4,11 +4,16 @@
 #[allow(unreachable_pub, reason = "shared by the stories of this test only")]
 mod sim;
 
-use lockstep_failover::Request;
+use lockstep_failover::{Request, SoloAfter};
 use sim::World;
+use std::time::Duration;
 
 fn well(seed: u64) -> World {
-    let mut world = World::new(seed);
+    well_with(seed, SoloAfter::default())
+}
+
+fn well_with(seed: u64, solo_after: SoloAfter) -> World {
+    let mut world = World::new(seed, solo_after);
     let is_well = world.run_until(20_000, World::is_well);
     assert!(is_well, "a fresh pair comes up\n{}", world.show());
     world
@@ -50,6 +55,46 @@ fn a_dead_standby_makes_the_active_solo_and_its_return_ends_that() {
     let now = world.true_us();
     world.nodes[1].power_on(now);
     expect(&mut world, 20_000, "in sync again", |w| w.serves_in_sync(0));
+}
+
+#[test]
+fn commits_wait_for_a_dead_standby_as_long_as_the_operator_says_and_none_returns_before() {
+    for (solo_after, solo_ms) in
+        [(SoloAfter::Delay(Duration::from_secs(30)), Some(30_000)), (SoloAfter::Never, None)]
+    {
+        let mut world = well_with(3, solo_after);
+        world.run(200);
+        world.nodes[1].power_off();
+        world.run(1_000);
+        let before = world.acknowledged.len();
+        world.run(28_000);
+        assert_eq!(world.acknowledged.len(), before, "commits wait");
+        assert!(world.nodes[0].status().is_some_and(|s| s.waits_for_standby && !s.solo));
+        assert_eq!(world.holders(), [0], "it goes on serving");
+        world.run(solo_ms.unwrap_or(90_000) - 28_000);
+        let is_solo = world.nodes[0].status().is_some_and(|s| s.solo);
+        assert_eq!((is_solo, world.acknowledged.len() > before), (solo_ms.is_some(), solo_ms.is_some()));
+        let now = world.true_us();
+        world.nodes[1].power_on(now);
+        expect(&mut world, 20_000, "in sync again", |w| w.serves_in_sync(0));
+        world.run(1_000);
+        assert!(world.acknowledged.len() > before, "what waited is acknowledged");
+    }
+}
+
+#[test]
+fn after_a_takeover_commits_wait_too_when_nothing_may_be_acknowledged_alone() {
+    let mut world = well_with(2, SoloAfter::Never);
+    world.nodes[0].power_off();
+    expect(&mut world, 3_000, "the standby takes over", |w| w.holders() == [1]);
+    let before = world.acknowledged.len();
+    world.run(60_000);
+    assert_eq!((world.acknowledged.len(), world.holders()), (before, vec![1]));
+    let now = world.true_us();
+    world.nodes[0].power_on(now);
+    expect(&mut world, 20_000, "the old active follows", |w| w.serves_in_sync(1));
+    world.run(1_000);
+    assert!(world.acknowledged.len() > before);
 }
 
 #[test]
@@ -177,7 +222,9 @@ fn without_a_grant_the_operator_is_asked_and_may_accept_loss() {
 
 /// Up to three faults at random moments, then everything heals.
 fn random_schedule(seed: u64) -> World {
-    let mut world = well(seed);
+    let after = [0, 0, 1, 5].map(|s| SoloAfter::Delay(Duration::from_secs(s)));
+    let solo_after = if seed % 5 == 4 { SoloAfter::Never } else { after[seed as usize % 5] };
+    let mut world = well_with(seed, solo_after);
     let mut chance = sim::Chance(seed ^ 0xfa17);
     world.loss = [0, 0, 10, 4][chance.below(4) as usize];
     for _ in 0..=chance.below(3) {

@@ -2,13 +2,14 @@
 //!
 //! Solo is durable before the first commit is acknowledged alone, and cleared durably before the
 //! first grant. Between the two stands the end of the last grant, or the standby's durable word
-//! that it is outdated.
+//! that it is outdated; and the operator's delay, `solo_after`, during which commits wait.
 
 use super::release::Releasing;
 use super::{Machine, Phase};
 use crate::action::{Action, Engine, Severity};
 use crate::event::Event;
 use crate::profile::SOLO_PATIENCE;
+use crate::solo::Question;
 use crate::state::PairState;
 use crate::table::{Peer, Who};
 use crate::time::Time;
@@ -31,8 +32,10 @@ enum Standing {
     Waiting { since: Time },
     /// The standby holds every acknowledged commit: granting.
     InSync,
-    /// No more grants; commits wait until the last grant is over.
-    Leaving,
+    /// No more grants; commits wait until the last grant and the operator's delay are over.
+    Leaving { since: Time },
+    /// The mark of solo is durable; commits wait until the operator's delay is over.
+    Held { since: Time },
     /// Acknowledging alone.
     Solo,
     /// Alone no more; waiting until the standby holds everything.
@@ -41,7 +44,8 @@ enum Standing {
 
 impl Active {
     pub(super) fn new(state: &PairState, now: Time) -> Self {
-        let standing = if state.solo { Standing::Solo } else { Standing::Waiting { since: now } };
+        let standing =
+            if state.solo { Standing::Held { since: now } } else { Standing::Waiting { since: now } };
         Self { standing, app_restart: false }
     }
 
@@ -49,8 +53,20 @@ impl Active {
         self.standing == Standing::InSync
     }
 
-    pub(super) fn wants_solo(&self) -> bool {
-        self.standing == Standing::Leaving
+    pub(super) fn is_solo(&self) -> bool {
+        self.standing == Standing::Solo
+    }
+
+    pub(super) fn waits_for_standby(&self) -> bool {
+        !matches!(self.standing, Standing::InSync | Standing::Solo)
+    }
+
+    /// Since when it has been on the way to solo without the mark.
+    pub(super) fn leaving_since(&self) -> Option<Time> {
+        match self.standing {
+            Standing::Leaving { since } => Some(since),
+            _ => None,
+        }
     }
 
     pub(super) fn note(&mut self, event: &Event) {
@@ -105,18 +121,20 @@ impl Machine {
         let with = |standing| Active { standing, ..active };
         let connected = self.evidence.engine_in_sync;
         match active.standing {
-            Standing::Waiting { .. } | Standing::Leaving if connected && !self.peer_is_gone() => {
+            Standing::Waiting { .. } | Standing::Leaving { .. } if connected && !self.peer_is_gone() => {
                 self.log("in-sync", Severity::Info, "the standby holds every acknowledged commit: granting");
                 self.go(with(Standing::InSync))
             }
-            Standing::Waiting { since } if self.must_leave(since) => self.leave(with(Standing::Leaving)),
+            Standing::Waiting { since } if self.must_leave(since) => self.leave(active),
             Standing::InSync if !connected && self.must_leave(self.evidence.in_sync_changed) => {
-                self.leave(with(Standing::Leaving))
+                self.leave(active)
             }
-            Standing::InSync if self.peer_is_gone() => self.leave(with(Standing::Leaving)),
-            Standing::Leaving => self.leave_when_over(),
-            Standing::Solo if !self.state.solo => unreachable!("solo standing rests on the durable mark"),
-            Standing::Solo if connected && !self.peer_is_gone() => {
+            Standing::InSync if self.peer_is_gone() => self.leave(active),
+            Standing::Leaving { since } => self.leave_when_over(since),
+            Standing::Solo | Standing::Held { .. } if !self.state.solo => {
+                unreachable!("solo standing rests on the durable mark")
+            }
+            Standing::Solo | Standing::Held { .. } if connected && !self.peer_is_gone() => {
                 self.log(
                     "catching",
                     Severity::Info,
@@ -126,7 +144,8 @@ impl Machine {
                 self.go(with(Standing::Catching { durable: false }))
             }
             Standing::Catching { durable: true } => self.clear_solo(with(Standing::InSync)),
-            Standing::Catching { .. } if !connected => {
+            Standing::Catching { .. } if !connected => self.go(with(Standing::Held { since: self.now })),
+            Standing::Held { since } if self.config.solo_after.is_over(since, self.now) => {
                 self.act(Action::Engine(Engine::AllowSolo { epoch: self.state.epoch }));
                 self.go(with(Standing::Solo))
             }
@@ -144,27 +163,31 @@ impl Machine {
 
     fn leave(&mut self, active: Active) -> bool {
         let sentence = format!(
-            "the standby does not follow: no more grants, commits wait until the last one is over ({})",
+            "the standby does not follow: no more grants, commits wait until the last one and `solo_after` are over ({})",
             self.evidence.sentence(&self.config.timing, self.now)
         );
         self.log("leaving", Severity::Warning, sentence);
-        self.go(active)
+        self.go(Active { standing: Standing::Leaving { since: self.now }, ..active })
     }
 
     /// Solo once no promotion can rest on a grant: its end has passed, or the standby durably
     /// says, in answer to a heartbeat sent after the last grant, that it is outdated.
-    fn leave_when_over(&mut self) -> bool {
-        let silent_of_grants =
-            self.voice_is_set() && self.voice.is_some_and(|voice| voice.grant.is_none() && voice.solo);
-        if !silent_of_grants {
+    fn leave_when_over(&mut self, since: Time) -> bool {
+        let is_said = self.voice.is_some_and(|voice| voice.grant.is_none() && voice.solo);
+        let question = Question {
+            is_said: self.voice_is_set() && is_said,
+            grant_over: self.now >= self.sent_grant.over_at(&self.config.timing),
+            outdated: self.is_outdated_confirmed(),
+            waited: self.config.solo_after.is_over(since, self.now),
+        };
+        if !question.may_go_solo() {
             return false;
         }
-        let over = self.now >= self.sent_grant.over_at(&self.config.timing);
-        let told = self.is_outdated_confirmed();
-        if !(over || told) {
-            return false;
-        }
-        let why = if told { "the standby durably marked itself outdated" } else { "the last grant is over" };
+        let why = if question.outdated {
+            "the standby durably marked itself outdated"
+        } else {
+            "the last grant is over"
+        };
         self.log("solo", Severity::Warning, format!("{why}: commits are acknowledged alone from now on"));
         let mut state = self.state.clone();
         state.solo = true;

@@ -24,6 +24,7 @@ use crate::evidence::Evidence;
 use crate::grant::SentGrant;
 use crate::profile::Timing;
 use crate::round_trip::Pace;
+use crate::solo::SoloAfter;
 use crate::state::{Fork, LINEAGE_MAX, PairState, Was};
 use crate::status::{State, Status};
 use crate::step::{Pending, Step};
@@ -79,6 +80,8 @@ pub struct Config {
     pub open_early: Option<Duration>,
     /// An operator's switchover gives up when stopping and draining take longer.
     pub release_timeout: Duration,
+    /// How long commits wait for the standby at the least.
+    pub solo_after: SoloAfter,
 }
 
 /// Where the machine is. Every phase knows what it waits for.
@@ -174,7 +177,6 @@ impl Machine {
     pub fn status(&self) -> Status {
         let timing = &self.config.timing;
         let heard = |path| self.evidence.detector.heard_on(path).map(|at| self.now.since(at));
-        let serving = matches!(self.phase, Phase::Active(_));
         Status {
             state: self.state_word(),
             epoch: self.state.epoch,
@@ -183,7 +185,11 @@ impl Machine {
                 Phase::Standby(_) => !self.state.outdated && self.evidence.grant.is_valid(self.now),
                 _ => false,
             },
-            solo: if serving { self.state.solo } else { self.peer_says_solo() },
+            solo: match &self.phase {
+                Phase::Active(active) => active.is_solo(),
+                _ => self.peer_says_solo(),
+            },
+            waits_for_standby: matches!(&self.phase, Phase::Active(active) if active.waits_for_standby()),
             outdated: self.state.was != Was::Active && self.state.outdated,
             grant_left: self.evidence.grant.remaining(self.now),
             question: self.question.clone(),

@@ -134,9 +134,6 @@ impl Machine {
                 self.withdraw_question();
                 let epoch = self.state.epoch;
                 self.log("open", Severity::Info, format!("the lease is open: serving under epoch {epoch}"));
-                if self.state.solo {
-                    self.act(Action::Engine(Engine::AllowSolo { epoch }));
-                }
                 return self.go(Active::new(&self.state, self.now));
             }
         };

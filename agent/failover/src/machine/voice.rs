@@ -72,7 +72,9 @@ impl Machine {
             Phase::Active(active) => {
                 voice.active = true;
                 voice.permit = Some(self.permit(false));
-                voice.solo |= active.wants_solo();
+                // Told earlier, a standby that only lost its connection would be outdated for nothing.
+                let leaving = active.leaving_since();
+                voice.solo |= leaving.is_some_and(|since| self.config.solo_after.is_over(since, self.now));
                 voice.grant = active.is_in_sync().then(|| self.config.timing.grant_validity());
                 voice.silent_when_deaf = !state.solo;
             }

@@ -2,7 +2,7 @@
 
 use crate::words::{OURS, from_peer, ms, timing};
 use lockstep_failover::{
-    Action, Config, Engine, Event, FailoverType, Machine, PairState, Path, Proof, Role, Step, Time,
+    Action, Config, Engine, Event, FailoverType, Machine, PairState, Path, Proof, Role, SoloAfter, Step, Time,
 };
 use lockstep_wire::{Heartbeat, NodeId};
 use std::time::Duration;
@@ -19,6 +19,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(role: Role, state: PairState) -> Self {
+        Self::with(role, state, SoloAfter::default())
+    }
+
+    pub(crate) fn with(role: Role, state: PairState, solo_after: SoloAfter) -> Self {
         let config = Config {
             node: NodeId(if role == Role::Primary { 1 } else { 2 }),
             session: OURS,
@@ -28,6 +32,7 @@ impl Rig {
             application: true,
             open_early: None,
             release_timeout: Duration::from_secs(10),
+            solo_after,
         };
         let machine = Machine::new(config, state, ms(1_000));
         let mut rig = Self {

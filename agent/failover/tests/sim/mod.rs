@@ -9,7 +9,7 @@ mod node;
 
 pub use node::Node;
 
-use lockstep_failover::{Event, Path, Profile, Request, Role, Time};
+use lockstep_failover::{Event, Path, Profile, Request, Role, SoloAfter, Time};
 use lockstep_wire::Heartbeat;
 
 pub const TICK_US: u64 = 10_000;
@@ -70,8 +70,9 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
-        let nodes = [Node::new(1, Role::Primary, seed), Node::new(2, Role::Secondary, seed)];
+    pub fn new(seed: u64, solo_after: SoloAfter) -> Self {
+        let node = |id, role| Node::new(id, role, seed, solo_after);
+        let nodes = [node(1, Role::Primary), node(2, Role::Secondary)];
         Self {
             tick: 0,
             nodes,

@@ -4,7 +4,7 @@ use super::{Chance, TICK_US, at};
 use lockstep_failover::event::VipProbe;
 use lockstep_failover::{
     Action, Config, Engine, Event, FailoverType, Judgement, Machine, PairState, Path, Pending, Profile,
-    Proof, Pulse, Refusal, Report, Request, Role, Status, Step, Time, Voice,
+    Proof, Pulse, Refusal, Report, Request, Role, SoloAfter, Status, Step, Time, Voice,
 };
 use lockstep_wire::{Epoch, Heartbeat, NodeId, SessionId};
 use std::time::Duration;
@@ -57,11 +57,12 @@ pub struct Node {
     pub key: u64,
     keys: [u64; 2],
     pub failover: FailoverType,
+    pub solo_after: SoloAfter,
     fast: bool,
 }
 
 impl Node {
-    pub fn new(id: u64, role: Role, seed: u64) -> Self {
+    pub fn new(id: u64, role: Role, seed: u64, solo_after: SoloAfter) -> Self {
         let mut chance = Chance(seed ^ id);
         let mut node = Self {
             id,
@@ -90,6 +91,7 @@ impl Node {
             key: 0,
             keys: [0; 2],
             failover: FailoverType::Automatic,
+            solo_after,
             fast: seed.is_multiple_of(2),
         };
         node.power_on(0);
@@ -187,6 +189,7 @@ impl Node {
             application: true,
             open_early: None,
             release_timeout: Duration::from_secs(10),
+            solo_after: self.solo_after,
         };
         let state = PairState::from_text(&self.disk.to_text()).expect("what was written reads back");
         self.agent = Some((Machine::new(config, state, now), Pulse::new(session, timing, now)));
@@ -392,7 +395,11 @@ impl Node {
                 self.engine = Data { follows: Some(epoch), ..fresh(epoch) };
                 self.effects.push((soon, Event::EngineReady));
             }
-            Engine::AllowSolo { .. } => self.engine.solo = true,
+            Engine::AllowSolo { .. } => {
+                assert!(self.disk.solo, "solo is durable first");
+                assert_ne!(self.solo_after, SoloAfter::Never, "nothing is ever acknowledged alone");
+                self.engine.solo = true;
+            }
             Engine::HoldCommits => {
                 self.engine.solo = false;
                 self.engine.wants_durable = true;
