@@ -14,3 +14,4 @@ mod modes;
 mod service;
 mod shim;
 mod unmodified;
+mod waiting;

@@ -9,11 +9,13 @@ use super::{
 };
 use lockstep_client::Mode;
 use lockstep_engine::link::Fingerprint;
+use lockstep_failover::SoloAfter;
 use lockstep_wire::PairId;
 use std::{
     collections::HashSet,
     hash::Hash,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Hardware families a node may be.
@@ -132,6 +134,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
             "use failover = \"manual\" if a person is to decide",
         );
     }
+    let solo_after = check_solo_after(raw.solo_after.as_deref(), key("solo_after"), faults);
     let network = check_network::network(raw, profile, faults);
     let databases = check_workload::databases(&raw.database, &raw.id, faults);
     let apps = check_workload::apps(&raw.app, &raw.id, faults);
@@ -150,6 +153,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
         failover: raw.failover,
         hold_off_s,
         open_early_ms: raw.open_early_ms.unwrap_or(super::DEFAULT_OPEN_EARLY_MS),
+        solo_after: solo_after?,
         direct: network.direct,
         lan: network.lan,
         compression: link.map(|link| link.compression).unwrap_or_default(),
@@ -167,6 +171,21 @@ fn check_commit_mode(text: Option<&str>, key: String, faults: &mut Faults) -> Op
         faults.add(key, problem, "use \"local\", \"received\" or \"durable\"");
     }
     parsed.ok()
+}
+
+fn check_solo_after(text: Option<&str>, key: String, faults: &mut Faults) -> Option<SoloAfter> {
+    let Some(text) = text else { return Some(SoloAfter::default()) };
+    if text == "never" {
+        return Some(SoloAfter::Never);
+    }
+    let number = |unit: &str| text.strip_suffix(unit).and_then(|number| number.parse().ok());
+    let delay = number("ms").map(Duration::from_millis).or_else(|| number("s").map(Duration::from_secs));
+    let allowed = delay.filter(|delay| *delay <= super::MAX_SOLO_AFTER);
+    if allowed.is_none() {
+        let problem = format!("expected a time of at most one day, or \"never\", found \"{text}\"");
+        faults.add(key, problem, "write for example \"30s\" or \"500ms\"");
+    }
+    allowed.map(SoloAfter::Delay)
 }
 
 fn check_fingerprint(text: Option<&str>, key: String, faults: &mut Faults) -> Option<Fingerprint> {

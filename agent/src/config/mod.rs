@@ -18,12 +18,14 @@ pub use paths::Paths;
 
 use lockstep_client::Mode;
 use lockstep_engine::link::Fingerprint;
+use lockstep_failover::SoloAfter;
 use lockstep_wire::{DatabaseName, PairId};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// A complete configuration with every key explained; `lockstep config --example` prints it.
@@ -49,6 +51,9 @@ pub const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
 
 /// A longer hold-off belongs to a person's decision: `failover = "manual"`.
 pub const MAX_HOLD_OFF_S: u32 = 120;
+
+/// Commits that wait longer than a day wait for a person: `solo_after = "never"`.
+pub const MAX_SOLO_AFTER: Duration = Duration::from_secs(86_400);
 
 /// A configuration larger than this is not one.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -98,6 +103,8 @@ pub struct Pair {
     pub hold_off_s: u32,
     /// Open the address this long after the application's start even if it is not healthy, milliseconds.
     pub open_early_ms: u32,
+    /// How long commits wait for the standby at the least before this node acknowledges alone.
+    pub solo_after: SoloAfter,
     /// The cable between the two nodes, unless `interface = "none"`.
     pub direct: Option<Endpoint>,
     /// The network the clients are in.

@@ -43,6 +43,7 @@ pub(super) struct RawPair {
     pub(super) failover: super::FailoverType,
     pub(super) hold_off_s: Option<u32>,
     pub(super) open_early_ms: Option<u32>,
+    pub(super) solo_after: Option<String>,
     pub(super) direct: Option<RawEndpoint>,
     pub(super) lan: Option<RawEndpoint>,
     pub(super) link: Option<RawLink>,

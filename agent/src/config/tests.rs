@@ -48,6 +48,16 @@ fn the_example_is_sound_and_without_warnings() {
     assert_eq!(config.pair(&"shop".parse().unwrap()), Some(pair));
 }
 
+#[test]
+fn solo_after_is_a_time_or_never_and_nothing_by_default() {
+    let of = |to: &str| parse(&example("solo_after = \"0s\"", to)).expect("it is sound").pairs[0].solo_after;
+    let delay = |ms| SoloAfter::Delay(Duration::from_millis(ms));
+    assert_eq!(of(""), delay(0));
+    assert_eq!(of("solo_after = \"30s\""), delay(30_000));
+    assert_eq!(of("solo_after = \"500ms\""), delay(500));
+    assert_eq!(of("solo_after = \"never\""), SoloAfter::Never);
+}
+
 /// The raw structs are the list of knobs: serde tells their fields when a key is unknown.
 #[test]
 fn the_example_explains_every_knob() {
@@ -236,6 +246,10 @@ fn relative_database_paths_are_refused() {
 
 #[test]
 fn limits_that_make_no_sense_are_refused() {
+    for wrong in ["soon", "30", "-1s", "1.5s", "90000s", "18446744073709551615ms", ""] {
+        let to = format!("solo_after = \"{wrong}\"");
+        refused("solo_after = \"0s\"", &to, &["solo_after", "never", "30s"]);
+    }
     refused("hold_off_s = 0", "hold_off_s = 121", &["hold_off_s", "0 to 120", "manual"]);
     refused("checkpoint_frames = 1000", "checkpoint_frames = 0", &["checkpoint_frames", "at least 1"]);
     refused("wal_retain_max_mib = 1024", "wal_retain_max_mib = 0", &["wal_retain_max_mib", "at least 1"]);

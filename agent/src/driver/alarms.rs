@@ -13,6 +13,8 @@ use std::sync::Arc;
 const SITUATION: &str = "situation";
 /// The open question to the operator.
 const QUESTION: &str = "question";
+/// Commits wait for the standby.
+const COMMITS: &str = "commits-wait";
 /// Row 18.
 const ROUND_TRIP: &str = "round-trip";
 
@@ -58,6 +60,15 @@ impl Alarms {
     /// The heartbeat thread takes no commands.
     pub(super) fn heartbeat(&self, sentence: &str) {
         self.0.raise("heartbeat", Severity::Critical, sentence);
+    }
+
+    /// Why commits wait for a standby that does not follow; `None`: none does.
+    pub(super) fn commits(&self, why: Option<&str>) {
+        match why {
+            // How many is news of every moment: shown, not recorded.
+            Some(sentence) => drop(self.0.stand(COMMITS, Severity::Critical, sentence)),
+            None => drop(self.0.lift(COMMITS)),
+        }
     }
 
     /// Which databases cannot be replicated now. The data path has told why by events of its own.

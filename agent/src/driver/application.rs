@@ -61,6 +61,9 @@ impl Shown {
     }
 }
 
+/// Whether commits wait for the standby now.
+pub(super) type CommitsWait = Box<dyn Fn() -> bool + Send>;
+
 struct Watched {
     application: Application,
     health: Option<config::Health>,
@@ -79,6 +82,7 @@ struct Applications {
     gauges: Arc<Gauges>,
     machine: Arc<Mutex<Status>>,
     queue: EventQueue,
+    commits_wait: CommitsWait,
     shown: Shown,
     /// They should run.
     wanted: bool,
@@ -100,6 +104,7 @@ pub(super) fn start(
     machine: Arc<Mutex<Status>>,
     gauges: Arc<Gauges>,
     queue: EventQueue,
+    commits_wait: CommitsWait,
 ) -> anyhow::Result<(mpsc::Sender<Task>, Shown)> {
     let supervise = Supervise::this_binary()?;
     let watched = |app: &config::App| Watched {
@@ -125,6 +130,7 @@ pub(super) fn start(
         gauges,
         machine,
         queue,
+        commits_wait,
         shown: shown.clone(),
         wanted: false,
         reported: false,
@@ -230,8 +236,9 @@ impl Applications {
         if due {
             self.checked = Instant::now();
         }
+        let commits_wait = (self.commits_wait)();
         for index in 0..self.apps.len() {
-            let Some(outcome) = self.apps[index].ask(due) else { continue };
+            let Some(outcome) = self.apps[index].ask(due, commits_wait) else { continue };
             let app = &mut self.apps[index];
             match outcome {
                 Ok(()) => {
@@ -251,7 +258,8 @@ impl Applications {
                 }
             }
         }
-        if !self.reported && self.apps.iter().all(|a| a.healthy == Some(true)) {
+        // One that waits in a commit has started; it goes on only when the lease is open.
+        if !self.reported && (commits_wait || self.apps.iter().all(|a| a.healthy == Some(true))) {
             self.reported = true;
             self.queue.event(Event::AppHealthy);
         }
@@ -309,7 +317,7 @@ enum Unhealthy {
 
 impl Watched {
     /// What a check found; none while one is under way, or nothing was asked.
-    fn ask(&mut self, due: bool) -> Option<Result<(), Unhealthy>> {
+    fn ask(&mut self, due: bool, commits_wait: bool) -> Option<Result<(), Unhealthy>> {
         match self.application.is_running() {
             Ok(true) => {}
             Ok(false) => {
@@ -320,6 +328,12 @@ impl Watched {
             Err(error) => return Some(Err(Unhealthy::Gone(error))),
         }
         let Some(health) = &self.health else { return Some(Ok(())) };
+        if commits_wait {
+            // It may hang in a commit until the standby is back, and is not asked meanwhile.
+            self.asked = None;
+            self.failures = 0;
+            return None;
+        }
         let answer = match self.asked.take() {
             Some(answer) => answer,
             None if due => begin(health.clone()),

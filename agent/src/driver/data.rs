@@ -7,8 +7,8 @@ use super::alarms::Alarms;
 use super::queue::EventQueue;
 use crate::heartbeat::Heart;
 use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent};
-use lockstep_failover::{Engine as EngineAction, Event};
-use std::sync::Arc;
+use lockstep_failover::{Engine as EngineAction, Event, SoloAfter, Status, status::State};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -125,16 +125,46 @@ pub(super) async fn listen(
     }
 }
 
+/// What [`watch_databases`] tells, and by what it judges.
+pub(super) struct Watch {
+    pub(super) queue: EventQueue,
+    pub(super) alarms: Alarms,
+    pub(super) machine: Arc<Mutex<Status>>,
+    pub(super) solo_after: SoloAfter,
+}
+
+/// Why so many commits wait, in a sentence; none when the standby follows, and they wait only for its answer.
+pub(super) fn why_commits_wait(machine: &Status, solo_after: SoloAfter, waiting: u32) -> Option<String> {
+    if waiting == 0 || machine.state != State::Active || !machine.waits_for_standby {
+        return None;
+    }
+    let until = match solo_after {
+        SoloAfter::Never => "is back (`solo_after` is \"never\")".to_owned(),
+        SoloAfter::Delay(Duration::ZERO) => "is back, or the last grant is over".to_owned(),
+        SoloAfter::Delay(delay) => {
+            format!("is back, or the last grant and `solo_after` ({} ms) are over", delay.as_millis())
+        }
+    };
+    Some(format!("{waiting} commits wait until the standby {until}: bring it back"))
+}
+
 /// Reports where the databases stand and which are refused, until the queue's other end is gone.
-pub(super) async fn watch_databases(engine: Engine, queue: EventQueue, alarms: Alarms) {
+pub(super) async fn watch_databases(engine: Engine, watch: Watch) {
     let mut every = tokio::time::interval(LOOK_EVERY);
     loop {
         every.tick().await;
         let databases = engine.status().databases;
-        alarms.databases(&databases);
+        watch.alarms.databases(&databases);
+        let waiting = databases.iter().map(|database| database.waiting).sum();
+        let why = {
+            let machine = watch.machine.lock().unwrap_or_else(PoisonError::into_inner);
+            why_commits_wait(&machine, watch.solo_after, waiting)
+        };
+        watch.alarms.commits(why.as_deref());
         for database in databases {
             let known = !matches!(database.state, DatabaseState::Absent | DatabaseState::Idle);
-            if known && !queue.event(Event::At { database: database.name, position: database.position }) {
+            if known && !watch.queue.event(Event::At { database: database.name, position: database.position })
+            {
                 return;
             }
         }

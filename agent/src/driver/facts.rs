@@ -1,5 +1,6 @@
 //! Puts together what `lockstep status` shows, from the machine, the data path and the heartbeat.
 
+use super::data::why_commits_wait;
 use super::decide::now;
 use super::pair::Pair;
 use crate::config::{Config, Role};
@@ -34,6 +35,7 @@ fn of_pair(pair: &Pair) -> PairStatus {
     let databases: Vec<DatabaseStatus> =
         pair.config.databases.iter().map(|d| database(pair, d, &data, machine.in_sync)).collect();
     let link = data.link.as_ref();
+    let waiting = data.databases.iter().map(|d| d.waiting).sum();
     let lag_frames = databases.iter().filter_map(|d| d.lag_frames).max();
     PairStatus {
         id: pair.config.id.to_string(),
@@ -45,6 +47,8 @@ fn of_pair(pair: &Pair) -> PairStatus {
         lag_frames,
         lag_ms: lag_ms(&data),
         unwaited_commits: data.databases.iter().map(|d| d.unwaited_commits).sum(),
+        waiting,
+        waiting_why: why_commits_wait(&machine, pair.config.solo_after, waiting),
         vip: pair.config.vips.iter().map(ToString::to_string).collect(),
         lease_ms_left: lease_left(pair).map(|left| left.as_millis() as u64),
         heartbeat: heartbeats(pair),
@@ -114,6 +118,7 @@ fn database(
             let same = d.position.generation == d.durable.generation;
             same.then(|| u64::from(d.position.frame.0.saturating_sub(d.durable.frame.0)))
         }),
+        waiting: found.map_or(0, |d| d.waiting),
         wal_bytes: found.map_or(0, |d| d.wal_bytes),
         copy: found.and_then(|d| d.copy).map(|copy| CopyStatus {
             resync: copy.resync,

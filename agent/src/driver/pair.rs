@@ -84,11 +84,24 @@ impl Pair {
         tokio::spawn(data::carry_out(engine.clone(), queue.clone(), action_queue));
         tokio::spawn(data::listen(engine_events, queue.clone(), heart.clone()));
         let alarms = Alarms::new(log.clone());
-        tokio::spawn(data::watch_databases(engine.clone(), queue.clone(), alarms.clone()));
         let machine = Machine::new(machine_config(config, pair, identity, session, timing), state, now());
         let shown = Arc::new(Mutex::new(machine.status()));
-        let (application, apps) =
-            application::start(config, pair, paths, shown.clone(), gauges.clone(), queue.clone())?;
+        let watch = data::Watch {
+            queue: queue.clone(),
+            alarms: alarms.clone(),
+            machine: shown.clone(),
+            solo_after: pair.solo_after,
+        };
+        tokio::spawn(data::watch_databases(engine.clone(), watch));
+        let (application, apps) = application::start(
+            config,
+            pair,
+            paths,
+            shown.clone(),
+            gauges.clone(),
+            queue.clone(),
+            commits_wait(&engine),
+        )?;
         let probes = Probes::start(&probe_config(pair, vips, timing.period, queue.clone()), &heart)?;
         let hands = Hands {
             heart,
@@ -120,6 +133,15 @@ impl Pair {
             apps,
         })
     }
+}
+
+/// Commits wait for a standby that does not follow.
+fn commits_wait(engine: &Engine) -> application::CommitsWait {
+    let engine = engine.clone();
+    Box::new(move || {
+        let data = engine.status();
+        data.active && !data.in_sync && data.databases.iter().any(|database| database.waiting > 0)
+    })
 }
 
 fn load_state(file: &Path) -> anyhow::Result<PairState> {
@@ -185,6 +207,7 @@ fn machine_config(
         },
         application: !pair.apps.is_empty(),
         open_early: (pair.open_early_ms > 0).then(|| Duration::from_millis(pair.open_early_ms.into())),
+        solo_after: pair.solo_after,
         release_timeout: Duration::from_secs(stop.into()) + RELEASE_SLACK,
     }
 }

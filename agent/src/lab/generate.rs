@@ -19,6 +19,7 @@ pub(super) struct Wishes<'a> {
     pub(super) config: Option<&'a Path>,
     pub(super) app: Option<&'a str>,
     pub(super) health: Option<&'a str>,
+    pub(super) solo_after: Option<&'a str>,
     pub(super) profile: Option<&'a str>,
     pub(super) ipv6: Option<Ipv6>,
     pub(super) disk: Disk,
@@ -45,6 +46,9 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
             section(&mut config, "node")?.insert("profile".into(), profile.into());
         }
         let pair = first_pair(&mut config)?;
+        if let Some(after) = wishes.solo_after {
+            pair.insert("solo_after".into(), after.into());
+        }
         pair.insert("peer_fingerprint".into(), fingerprints[node.peer() as usize].clone().into());
         if node == Node::A {
             vip = addresses(pair)?;

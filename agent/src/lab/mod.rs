@@ -155,6 +155,9 @@ pub struct Up {
     /// Where the application says that it is well: an http:// address, asked on its node, or a command
     #[arg(long, value_name = "URL|COMMAND", requires = "app")]
     health: Option<String>,
+    /// How long commits wait for a standby that is away: for example 30s, or never
+    #[arg(long, value_name = "TIME|never")]
+    solo_after: Option<String>,
     /// Timing: metal, default, vm or mse
     #[arg(long)]
     profile: Option<String>,
@@ -286,6 +289,7 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
         config: given.then_some(up.config.as_path()),
         app: up.app.as_deref(),
         health: up.health.as_deref(),
+        solo_after: up.solo_after.as_deref(),
         profile: up.profile.as_deref(),
         ipv6: up.ipv6,
         disk: up.disk,

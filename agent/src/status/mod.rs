@@ -58,6 +58,12 @@ pub struct PairStatus {
     pub lag_ms: Option<u64>,
     /// Commits that nobody waited for, since the agent's start.
     pub unwaited_commits: u64,
+    /// Commits that wait for the standby now, over all databases.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Why they wait longer than an answer takes; null: they do not.
+    #[serde(default)]
+    pub waiting_why: Option<String>,
     /// The virtual addresses, with mask.
     pub vip: Vec<String>,
     /// How long this node may still answer for them unless renewed, milliseconds; null: it may not.
@@ -123,6 +129,9 @@ pub struct DatabaseStatus {
     pub in_sync: bool,
     /// Frames the standby lacks; null: unknown.
     pub lag_frames: Option<u64>,
+    /// Commits of it that wait for the standby now.
+    #[serde(default)]
+    pub waiting: u32,
     /// Size of its WAL.
     #[serde(default)]
     pub wal_bytes: u64,

@@ -87,6 +87,9 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
     line(out, "epoch", &pair.epoch);
     line(out, "position", &format!("{}  {}", pair.position, lag(pair)));
     line(out, "unwaited", &format!("{} commits nobody waited for", pair.unwaited_commits));
+    if let Some(why) = &pair.waiting_why {
+        line(out, "waiting", &paint.bad(&printable(why)));
+    }
     line(out, "vip", &format!("{}  {}", pair.vip.join(" "), lease(pair, paint)));
     let direct = pair.heartbeat.direct.as_ref().map_or_else(|| "none".into(), |beat| heartbeat(beat, paint));
     line(out, "heartbeat", &format!("direct {direct}   lan {}", heartbeat(&pair.heartbeat.lan, paint)));
@@ -164,10 +167,12 @@ fn link(pair: &PairStatus, paint: Paint) -> String {
 fn database(out: &mut String, database: &DatabaseStatus, paint: Paint) {
     let sync = if database.in_sync { paint.good("in sync") } else { paint.warn("not in sync") };
     let wal = bytes(database.wal_bytes);
+    let waiting =
+        if database.waiting == 0 { String::new() } else { format!("  {} waiting", database.waiting) };
     line(
         out,
         "database",
-        &format!("{}  {}  {sync}  WAL {wal}  {}", database.name, database.position, database.path),
+        &format!("{}  {}  {sync}{waiting}  WAL {wal}  {}", database.name, database.position, database.path),
     );
     if let Some(copy) = &database.copy {
         line(out, "", &format!("  {}", progress(copy)));
