@@ -5,7 +5,8 @@ use super::decide::now;
 use super::pair::Pair;
 use crate::config::{Config, Role};
 use crate::status::{
-    CopyStatus, DatabaseStatus, HeartbeatStatus, Heartbeats, LinkStatus, PairStatus, SCHEMA, ScrubStatus, Status,
+    CopyStatus, DatabaseStatus, HeartbeatStatus, Heartbeats, LinkStatus, PairStatus, SCHEMA, ScrubStatus,
+    Status,
 };
 use lockstep_engine::pair::{DatabaseState, EngineStatus};
 use lockstep_failover::Path;
