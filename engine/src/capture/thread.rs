@@ -69,10 +69,13 @@ fn follow(
         while let Some(mark) = wakeup.next_poke() {
             follower.poked(mark);
         }
-        let before = follower.status.position;
+        let (before, prepared) = (follower.status.position, follower.status.prepared);
         let pace = follower.pass()?;
         if follower.status.position != before {
             wakeup.found();
+        }
+        if follower.status.prepared != prepared {
+            wakeup.prepared();
         }
         if names_checked.elapsed() >= Duration::from_millis(NAMES_CHECK_MS) {
             follower.files.check_names()?;

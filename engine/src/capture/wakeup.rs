@@ -3,7 +3,9 @@
 //! inotify is polled in the thread itself: another thread in between would cost each commit a
 //! hand-over. A hint says only that *something* was written: the wal-index changes through shared
 //! memory a moment later, and without a hint. So a hint is followed by looks at growing intervals.
-//! A poke says more: a whole commit frame stands in the WAL, and somebody will wait for it.
+//! A poke says more: a whole commit frame stands in the WAL, and somebody will wait for it. Once that is
+//! shipped nobody waits for the wal-index: it is looked at seldom, and hints, of which each commit makes
+//! several, are not listened to until no poke has come for a while.
 
 use super::CaptureError;
 use lockstep_barrier::{Mark, PokeReceiver};
@@ -19,6 +21,10 @@ use std::time::Duration;
 /// First look after a hint that came before its commit: the wal-index of a small commit without a
 /// sync follows its frame within some ten microseconds.
 const FIRST_LOOK_US: u64 = 30;
+
+/// First look after a commit that was shipped before its publication: a local commit on a quick disk is
+/// published by then, and a program that goes on committing pokes again sooner.
+const FIRST_LAZY_LOOK_US: u64 = 400;
 
 /// Timer slack of the thread; the default of 50 us is longer than the first look.
 const TIMER_SLACK_NS: u64 = 1_000;
@@ -54,7 +60,10 @@ pub(super) struct Wakeup {
     signal: Arc<Signal>,
     hints: Option<OwnedFd>,
     pokes: Option<Arc<PokeReceiver>>,
+    /// A poke waits to be read.
+    poked: bool,
     looks: u32,
+    first_look_us: u64,
 }
 
 impl Wakeup {
@@ -66,7 +75,7 @@ impl Wakeup {
         let hints = watch(paths).inspect_err(|error| {
             tracing::warn!(%error, "no inotify: commits are noticed by the timer (raise fs.inotify.max_user_instances)");
         });
-        Self { signal, hints: hints.ok(), pokes, looks: 0 }
+        Self { signal, hints: hints.ok(), pokes, poked: true, looks: 0, first_look_us: FIRST_LOOK_US }
     }
 
     /// inotify works.
@@ -75,13 +84,23 @@ impl Wakeup {
     }
 
     /// A commit frame that a program has told of since the last call.
-    pub(super) fn next_poke(&self) -> Option<Mark> {
-        self.pokes.as_ref()?.next()
+    pub(super) fn next_poke(&mut self) -> Option<Mark> {
+        if !self.poked {
+            return None;
+        }
+        let poke = self.pokes.as_ref().and_then(|pokes| pokes.next());
+        self.poked = poke.is_some();
+        poke
     }
 
-    /// Something was found: the next sleep waits for a hint again.
+    /// Something was found: the next sleep waits for a hint again, unless programs poke.
     pub(super) fn found(&mut self) {
-        self.looks = 0;
+        self.looks = u32::from(self.first_look_us == FIRST_LAZY_LOOK_US);
+    }
+
+    /// The commit that a program has told of is shipped.
+    pub(super) fn prepared(&mut self) {
+        (self.looks, self.first_look_us) = (1, FIRST_LAZY_LOOK_US);
     }
 
     /// Something was in the way: the next sleep is short.
@@ -97,7 +116,7 @@ impl Wakeup {
         let listening = look.is_none() && self.hints.is_some();
         let timeout = look.map_or(longest, |look| look.min(longest));
         if timeout == longest {
-            self.looks = 0;
+            (self.looks, self.first_look_us) = (0, FIRST_LOOK_US);
         }
         let woken = self.poll(timeout, listening).map_err(|source| CaptureError::Io {
             what: "wait for changes of",
@@ -105,18 +124,19 @@ impl Wakeup {
             source,
         })?;
         if woken.hint || woken.poke {
-            self.looks = 1;
+            (self.looks, self.first_look_us) = (1, FIRST_LOOK_US);
+            self.poked |= woken.poke;
         }
         Ok(!woken.hint && !woken.poke && !woken.signal && timeout == longest)
     }
 
-    /// 30, 37, 46, 58 us and so on: a quarter of the time since the hint, so that a commit that
+    /// 30, 37, 46, 58 us and so on (or from 400 us on): a quarter of the time since the hint, so that a commit that
     /// waits for its disk is noticed with little delay and few looks.
     fn next_look(&mut self) -> Option<Duration> {
         if self.looks == 0 {
             return None;
         }
-        let us = (0..self.looks).fold(FIRST_LOOK_US, |us, _| us + us / 4);
+        let us = (0..self.looks).fold(self.first_look_us, |us, _| us + us / 4);
         self.looks = self.looks.saturating_add(1).min(64);
         Some(Duration::from_micros(us))
     }
