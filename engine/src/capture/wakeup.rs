@@ -189,3 +189,26 @@ fn watch(paths: &[PathBuf]) -> std::io::Result<OwnedFd> {
     }
     Ok(hints)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_programs_poke_looks_are_seldom_and_hints_are_not_listened_to() {
+        let signal = Arc::new(Signal::new().unwrap());
+        let mut wakeup = Wakeup::new(signal, &[], None);
+        assert_eq!(wakeup.next_look(), None, "nothing was prepared: a hint is waited for");
+        wakeup.prepared();
+        let first = wakeup.next_look().expect("a look is due");
+        assert!(first >= Duration::from_micros(FIRST_LAZY_LOOK_US));
+        wakeup.found();
+        assert!(wakeup.next_look().is_some(), "hints are not listened to");
+        // No poke comes any more: looks become as seldom as the timer, and hints count again.
+        while wakeup.looks > 0 {
+            wakeup.sleep(1, Path::new("app.db")).unwrap();
+        }
+        wakeup.found();
+        assert_eq!(wakeup.next_look(), None);
+    }
+}
