@@ -9,11 +9,6 @@ use crate::harness::{DEMO_APP, Pair, unmodified_app, waiting_app};
 use crate::power::moment;
 use crate::simulated::seed;
 
-fn somebody_serves_in_sync(pair: &Pair) -> &'static str {
-    pair.until("somebody serves in sync", || pair.is_in_sync("a") || pair.is_in_sync("b"));
-    if pair.is_in_sync("a") { "a" } else { "b" }
-}
-
 fn kill_at_random(app: &str, kills: u32, victims: &[&[&str]]) -> Pair {
     let mut moments = seed();
     let mut pair = Pair::with_app(app, &[]);
@@ -27,10 +22,10 @@ fn kill_at_random(app: &str, kills: u32, victims: &[&[&str]]) -> Pair {
                 // The standby has no application.
                 pair.signal(node, victim, Signal::KILL);
             }
-            somebody_serves_in_sync(pair);
+            pair.somebody_in_sync();
         });
         pair.writes_go_on();
-        let active = somebody_serves_in_sync(&pair);
+        let active = pair.somebody_in_sync();
         pair.judge_the_active(&format!("kill {kill}: {victims:?} of {node}"), active);
     }
     println!("{} orders acknowledged over {kills} kills", pair.acknowledged());
@@ -38,7 +33,7 @@ fn kill_at_random(app: &str, kills: u32, victims: &[&[&str]]) -> Pair {
 }
 
 fn end(pair: Pair) {
-    let active = somebody_serves_in_sync(&pair);
+    let active = pair.somebody_in_sync();
     pair.end(active);
 }
 
