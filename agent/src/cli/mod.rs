@@ -3,6 +3,7 @@
 //! One file per group of verbs. Verbs ask the running agent over its socket (`control`) or work
 //! on this machine's files; none decides anything that is the agent's to decide.
 
+mod adopt;
 mod agent;
 mod config;
 mod exit;
@@ -59,6 +60,8 @@ enum Verb {
     Snapshot(operate::SnapshotArgs),
     /// Compare every page of the databases with what the standby's disk holds, and repair.
     Verify(verify::VerifyArgs),
+    /// Say whether an existing database may join a pair, and switch it to WAL mode.
+    Adopt(adopt::AdoptArgs),
     /// Show data that diverged and was kept before a resync.
     Quarantine(quarantine::QuarantineArgs),
     /// Start a program with the SQLite shim: its commits return when the standby holds them.
@@ -117,6 +120,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Failback(args) => operate::failback(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
         Verb::Verify(args) => verify::run(args, &paths),
+        Verb::Adopt(args) => adopt::run(&args, &paths),
         Verb::Quarantine(args) => quarantine::run(&args, &paths),
         Verb::Run(args) => shim::run(&args, &paths),
         Verb::Shim(args) => shim::shim(&args, &paths),

@@ -12,16 +12,57 @@ use std::path::{Path, PathBuf};
 const DATABASE_HEADER_BYTES: usize = 100;
 
 /// What the database's header says.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DatabaseHeader {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatabaseHeader {
     /// Page size in bytes.
-    pub(super) page_size: u32,
+    pub page_size: u32,
     /// `SQLITE_VERSION_NUMBER` of the library that last changed page 1.
-    pub(super) sqlite_version: u32,
+    pub sqlite_version: u32,
+    /// It is in WAL mode; false: in a rollback-journal mode.
+    pub wal: bool,
+}
+
+/// A process that has a database open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opener {
+    /// Its number.
+    pub pid: u32,
+    /// It has the database file open.
+    pub database: bool,
+    /// It has the WAL open.
+    pub wal: bool,
+    /// It has the wal-index open.
+    pub index: bool,
+}
+
+/// Who has a database open, as far as this user may see: all for root, one's own otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Openers {
+    /// Those that were found, without this process.
+    pub found: Vec<Opener>,
+    /// Processes whose files this user may not see.
+    pub unseen: u32,
+}
+
+/// Looks at a database that may be followed one day: where it really lies and what its header says.
+/// Not for a process that has it open with SQLite: its locks would be dropped.
+///
+/// # Errors
+/// Every reason why it can never be followed as it is, besides its journal mode.
+pub fn examine(path: &Path) -> Result<(PathBuf, DatabaseHeader), CaptureError> {
+    look(path).map(|(real, _, header)| (real, header))
 }
 
 /// Resolves links, opens the database for reading and checks that its commits can be followed.
 pub(super) fn admit(path: &Path) -> Result<(PathBuf, File, DatabaseHeader), CaptureError> {
+    let (real, file, header) = look(path)?;
+    if !header.wal {
+        return Err(CaptureError::RollbackMode { path: real });
+    }
+    Ok((real, file, header))
+}
+
+fn look(path: &Path) -> Result<(PathBuf, File, DatabaseHeader), CaptureError> {
     let io = |what| {
         move |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => CaptureError::Missing { path: path.to_owned() },
@@ -44,8 +85,9 @@ pub(super) fn admit(path: &Path) -> Result<(PathBuf, File, DatabaseHeader), Capt
         return Err(CaptureError::NetworkFileSystem { path: real, kind });
     }
     let header = read_header(&real, &file, metadata.len())?;
-    if let Some(pid) = opener_without_index(&real) {
-        return Err(CaptureError::NoSharedIndex { path: real, pid });
+    let strange = |opener: &&Opener| opener.wal && !opener.index;
+    if let Some(opener) = openers(&real).found.iter().find(strange) {
+        return Err(CaptureError::NoSharedIndex { path: real, pid: opener.pid });
     }
     Ok((real, file, header))
 }
@@ -68,11 +110,11 @@ fn read_header(path: &Path, file: &File, size_bytes: u64) -> Result<DatabaseHead
     if &bytes[..16] != b"SQLite format 3\0" {
         return Err(refuse("its first 16 bytes are not SQLite's".to_owned()));
     }
-    match bytes[18].max(bytes[19]) {
-        0 | 1 => return Err(CaptureError::RollbackMode { path: path.to_owned() }),
-        2 => {}
+    let wal = match bytes[18].max(bytes[19]) {
+        0 | 1 => false,
+        2 => true,
         format => return Err(CaptureError::Wal2 { path: path.to_owned(), format }),
-    }
+    };
     let page_size = match u16::from_be_bytes([bytes[16], bytes[17]]) {
         1 => 65536,
         size => u32::from(size),
@@ -81,7 +123,7 @@ fn read_header(path: &Path, file: &File, size_bytes: u64) -> Result<DatabaseHead
         return Err(refuse(format!("page size {page_size}")));
     }
     let sqlite_version = u32::from_be_bytes([bytes[96], bytes[97], bytes[98], bytes[99]]);
-    Ok(DatabaseHeader { page_size, sqlite_version })
+    Ok(DatabaseHeader { page_size, sqlite_version, wal })
 }
 
 /// File systems whose clients do not share memory or locks (magic numbers of statfs(2)).
@@ -102,24 +144,70 @@ fn remote_kind(magic: u32) -> Option<&'static str> {
     })
 }
 
-/// A process that has the WAL open and the wal-index not. Only processes whose descriptors may be
-/// looked at are seen: all of them for root, one's own otherwise.
-fn opener_without_index(database: &Path) -> Option<u32> {
-    let wal = super::files::beside(database, "-wal");
-    let index = super::files::beside(database, "-shm");
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+/// Which other processes have the database at this resolved path open.
+pub fn openers(database: &Path) -> Openers {
+    let named = |suffix| NamedFile::new(super::files::beside(database, suffix));
+    let (database, wal, index) = (named(""), named("-wal"), named("-shm"));
+    let mut openers = Openers::default();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return openers };
+    for entry in processes.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        let Ok(descriptors) = std::fs::read_dir(entry.path().join("fd")) else { continue };
-        let (mut has_wal, mut has_index) = (false, false);
-        for link in descriptors.flatten().filter_map(|d| std::fs::read_link(d.path()).ok()) {
-            has_wal |= link == wal;
-            has_index |= link == index;
+        let descriptors = match std::fs::read_dir(entry.path().join("fd")) {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                openers.unseen += u32::from(error.kind() == std::io::ErrorKind::PermissionDenied);
+                continue;
+            }
+        };
+        let mut opener = Opener { pid, database: false, wal: false, index: false };
+        for descriptor in descriptors.flatten().map(|descriptor| descriptor.path()) {
+            let Ok(link) = std::fs::read_link(&descriptor) else { continue };
+            let is = |file: &NamedFile| file.is_open_as(&link, &descriptor);
+            opener.database |= is(&database);
+            opener.wal |= is(&wal);
+            opener.index |= is(&index);
         }
-        if has_wal && !has_index && pid != std::process::id() {
-            return Some(pid);
+        if (opener.database || opener.wal) && pid != std::process::id() {
+            openers.found.push(opener);
         }
     }
-    None
+    openers
+}
+
+/// A file by its name here, and by its number for a program that has another name for it.
+struct NamedFile {
+    path: PathBuf,
+    number: Option<(u64, u64)>,
+}
+
+impl NamedFile {
+    fn new(path: PathBuf) -> Self {
+        let number = std::fs::metadata(&path).ok().map(|file| (file.dev(), file.ino()));
+        Self { path, number }
+    }
+
+    /// A descriptor in `/proc` with this link is of this file. A container has other folders, but the same
+    /// names in them; what is named otherwise is not looked at, as a dead network file system would hang us.
+    fn is_open_as(&self, link: &Path, descriptor: &Path) -> bool {
+        let same_number = || {
+            let open = std::fs::metadata(descriptor).ok().map(|file| (file.dev(), file.ino()));
+            self.number.is_some() && open == self.number
+        };
+        link == self.path || (link.file_name() == self.path.file_name() && same_number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_whose_clients_share_no_memory_are_known_and_local_ones_are_not() {
+        let kinds = [0x6969, 0x517b, 0x0102_1997, 0x6573_5546].map(remote_kind);
+        assert_eq!(kinds, [Some("NFS"), Some("SMB"), Some("9P"), Some("FUSE")]);
+        let (ext4, xfs, tmpfs) = (0xef53, 0x5846_5342, 0x0102_1994);
+        assert_eq!([ext4, xfs, tmpfs].map(remote_kind), [None; 3]);
+    }
 }

@@ -27,9 +27,10 @@ mod take;
 mod thread;
 mod wakeup;
 
+pub use admission::{DatabaseHeader, Opener, Openers, examine, openers};
 pub use error::CaptureError;
 pub use scrub::READ_PAGES_MAX;
-pub use status::CaptureStatus;
+pub use status::{CaptureStatus, sqlite_warning};
 
 use crate::wal::WalPoint;
 use bytes::Bytes;

@@ -51,15 +51,19 @@ impl CaptureStatus {
     /// From 3.7.0 to 3.51.2 (fixed in 3.44.6, 3.50.7 and 3.51.3) a checkpointer that races a
     /// writer's WAL reset can lose pages.
     pub fn sqlite_warning(&self) -> Option<String> {
-        let version = self.sqlite_version;
-        let fixed = matches!(version, 3_044_006..=3_044_999 | 3_050_007..=3_050_999 | 3_051_003..);
-        (version != 0 && !fixed).then(|| {
+        sqlite_warning(self.sqlite_version)
+    }
+}
+
+/// [`CaptureStatus::sqlite_warning`] of a version number.
+pub fn sqlite_warning(version: u32) -> Option<String> {
+    let fixed = matches!(version, 3_044_006..=3_044_999 | 3_050_007..=3_050_999 | 3_051_003..);
+    (version != 0 && !fixed).then(|| {
             let (major, minor, patch) = (version / 1_000_000, version / 1000 % 1000, version % 1000);
             format!(
                 "the application uses SQLite {major}.{minor}.{patch}, in which a checkpoint that races a WAL reset can corrupt the database: update it to 3.51.3 or newer"
             )
         })
-    }
 }
 
 #[cfg(test)]
