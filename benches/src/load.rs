@@ -116,7 +116,8 @@ fn now_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
-fn open(database: &Path) -> Connection {
+/// Opens it as its application, with synchronous=FULL.
+pub fn open(database: &Path) -> Connection {
     let connection = Connection::open(database).expect("the database opens");
     connection.busy_timeout(Duration::from_secs(5)).expect("a busy timeout");
     connection.pragma_update(None, "synchronous", "FULL").expect("synchronous");

@@ -2,6 +2,8 @@
 //!
 //! A node must be started on a thread of the network namespace it belongs to.
 
+pub mod process;
+
 use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
