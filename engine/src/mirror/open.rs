@@ -9,11 +9,17 @@ use super::{
 };
 use crate::{
     durable,
-    storage::{Backend, DiskFile, Storage, StorageFile},
+    storage::{Backend, DiskFile, Storage, StorageError, StorageFile},
     wal::{Frames, frame_bytes},
 };
 use lockstep_wire::{Chain, FrameNo, WalGeneration};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often and how far apart: a second in all, as a takeover's SQLite waits. Whoever really has the database open
+/// keeps it longer.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Bytes of a WAL read at once.
 const SCAN_BYTES: u64 = 1 << 20;
@@ -54,7 +60,7 @@ impl Mirror {
     pub async fn open(disk: Backend, config: MirrorConfig) -> Result<Self, MirrorError> {
         let saved = read_state(&disk, &config).await?;
         let database = durable::open_durably(&disk, &config.database).await?;
-        if !database.lock_sqlite().await? {
+        if !lock(&database).await? {
             return Err(MirrorError::InUse(config.database));
         }
         // Nobody has the database open, so this wal-index is left over from a past run.
@@ -106,6 +112,21 @@ impl Mirror {
             pages_lock: Arc::default(),
         })
     }
+}
+
+/// Tries for the lock of a mirror that this process closed a moment ago: a child that was forked meanwhile has a copy
+/// of its descriptor, and thereby the lock, until it runs its own program. On a loaded machine that takes a while.
+async fn lock(database: &DiskFile) -> Result<bool, StorageError> {
+    for _ in 0..LOCK_TRIES {
+        if database.lock_sqlite().await? {
+            return Ok(true);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            break;
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    database.lock_sqlite().await
 }
 
 async fn read_state(disk: &Backend, config: &MirrorConfig) -> Result<Option<StateFile>, MirrorError> {

@@ -238,3 +238,79 @@ async fn a_snapshot_of_either_node_is_sound_and_replaces_nothing() {
     active.stop().await;
     standby.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_only_the_standby_has_is_left_alone_and_kept_once_the_active_makes_one() {
+    let (mut active, mut standby) = pair_without_database(|_| {});
+    writer::create(standby.database());
+    writer::fill(standby.database(), 7);
+    active.become_active(epoch(1)).await.expect("it is waited for");
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    standby.become_idle().await;
+    active.until_out_of_sync().await;
+    assert_eq!(writer::rows(standby.database()), 7);
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    writer::create(active.database());
+    let mut writer = Writer::start(active.database());
+    let row = writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    let kept = standby.quarantine_directories();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(writer::rows(&kept[0].join("database")), 7);
+    writer.kill();
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row);
+    standby.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_of_a_quarantine_is_made_anew_and_whole() {
+    let (active, mut standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    standby.become_idle().await;
+    let alone = writer.commit();
+    writer.kill();
+    let mut active = active.restart(|_| ()).await;
+    // Killed while the database was copied: half a file, and no manifest, which is written last.
+    let torn = active.directory().join("state/quarantine").join(epoch(2).to_string()).join("main");
+    std::fs::create_dir_all(&torn).expect("a directory");
+    std::fs::write(torn.join("database"), &std::fs::read(active.database()).expect("a database")[..1000])
+        .expect("half a copy");
+    standby.promote(epoch(2)).await.expect("the mirror is promoted");
+    active.become_standby(epoch(2)).await.expect("the old active mirrors");
+    standby.until_in_sync().await;
+    let kept = active.quarantine_directories();
+    assert_eq!(kept, [torn]);
+    assert!(kept[0].join("manifest.json").exists());
+    assert_eq!(writer::rows(&kept[0].join("database")), alone, "the lonely commit is kept");
+    writer::check(&kept[0].join("database"));
+    active.stop().await;
+    standby.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_told_to_stand_by_again_while_frames_arrive_loses_none() {
+    let (mut active, mut standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    let mut row = 0;
+    for _ in 0..20 {
+        for _ in 0..5 {
+            row = writer.commit();
+        }
+        standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    }
+    active.wait(CommitMode::Durable).await.expect("the standby is back");
+    active.until_in_sync().await;
+    assert_eq!(standby.alarms(), [] as [String; 0]);
+    writer.kill();
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row);
+    standby.stop().await;
+    writer::check(standby.database());
+}

@@ -3,10 +3,11 @@
 mod attributes;
 mod board;
 mod changes;
+mod disks;
 mod equality;
-mod full_disk;
 mod node;
 mod rejoin;
+mod standby_disk;
 mod storm;
 mod takeover;
 mod writer;

@@ -344,6 +344,16 @@ impl Node {
         began
     }
 
+    /// Where diverged data was kept.
+    pub(crate) fn quarantine_directories(&mut self) -> Vec<PathBuf> {
+        self.collect();
+        let kept = |event: &EngineEvent| match event {
+            EngineEvent::Quarantined { directory, .. } => Some(directory.clone()),
+            _ => None,
+        };
+        self.seen.iter().filter_map(kept).collect()
+    }
+
     pub(crate) fn quarantined(&mut self) -> usize {
         self.collect();
         self.seen.iter().filter(|e| matches!(e, EngineEvent::Quarantined { .. })).count()

@@ -34,6 +34,38 @@ fn open_elsewhere(path: &Path) -> String {
     text.lines().find(|line| line.contains("answer: ")).expect(&text).to_owned()
 }
 
+/// Starts a program whose process has copies of all our descriptors for 100 ms, as every one has for a moment; returns
+/// once it has them.
+fn fork_slowly() -> std::thread::JoinHandle<()> {
+    use std::os::unix::process::CommandExt;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let child = std::thread::spawn(move || {
+        let mut program = Command::new("/bin/true");
+        let slowly = move || {
+            rustix::io::write(&writer, b"!")?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            Ok(())
+        };
+        // SAFETY: between fork and exec only a write and a sleep.
+        unsafe { program.pre_exec(slowly) };
+        assert!(program.status().unwrap().success());
+    });
+    rustix::io::read(&reader, &mut [0_u8; 1]).unwrap();
+    child
+}
+
+#[test]
+fn a_mirror_is_opened_again_while_a_child_of_this_process_is_being_started() {
+    on_real_disks(&async |disk: Backend, dir: &Path| {
+        let config = config_in(dir);
+        let mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
+        let child = fork_slowly();
+        mirror.close().await.unwrap();
+        Mirror::open(disk, config).await.expect("nobody else has it").close().await.unwrap();
+        child.join().unwrap();
+    });
+}
+
 fn on_real_disks(test: &impl AsyncFn(Backend, &Path)) {
     for choice in [BackendChoice::Best, BackendChoice::Blocking] {
         let dir = TempDir::new().unwrap();
