@@ -77,9 +77,9 @@ pub fn serve() {
     let [a, b] = super::pair_of_processes(Path::new(directory), "direct", addresses);
     let mut node = Node::start(if own == 0 { a } else { b });
     if own == 0 {
-        node.become_active()
+        node.become_active();
     } else {
-        node.become_standby()
+        node.become_standby();
     }
     println!("runs");
     for line in std::io::stdin().lines() {
