@@ -6,6 +6,7 @@ mod changes;
 mod disks;
 mod equality;
 mod node;
+mod prepared;
 mod rejoin;
 mod standby_disk;
 mod storm;

@@ -174,6 +174,67 @@ fn a_rewind_takes_frames_back_for_good() {
 }
 
 #[test]
+fn what_a_broken_connection_left_of_a_transaction_is_dropped_and_comes_anew() {
+    on_every_disk(async |disk, dir| {
+        let mut source = Source::new(1024);
+        source.commit();
+        let mut mirror = Mirror::open(disk.clone(), config_in(&dir)).await.unwrap();
+        copy(&mut mirror, &mut source).await.unwrap();
+        source.commit();
+        source.commit();
+        let sent = source.news(1);
+        let (last, before) = sent.split_last().unwrap();
+        feed(&mut mirror, before.to_vec()).await.unwrap();
+        let commit = mirror.last_commit(mirror.last_frame());
+        assert!(commit < mirror.received().frame && mirror.point().position.frame < commit);
+        mirror.settle().await.unwrap();
+        let state = mirror.state(1).await.unwrap();
+        assert_eq!(
+            (state.frame, mirror.received().frame),
+            (commit.0, commit),
+            "what is whole is durable now"
+        );
+        let Sent::Batch(last) = last else { panic!("frames come last") };
+        resend(&mut mirror, &source, last.first_frame).await;
+        mirror.flush().await.unwrap();
+        assert_eq!(mirror_pages(&disk, mirror.config()).await, source.pages());
+    });
+}
+
+#[test]
+fn a_mirror_says_what_of_it_was_published_until_it_is_opened_anew() {
+    on_every_disk(async |disk, dir| {
+        let mut source = Source::new(1024);
+        source.commit();
+        let mut mirror = Mirror::open(disk.clone(), config_in(&dir)).await.unwrap();
+        copy(&mut mirror, &mut source).await.unwrap();
+        let published = mirror.point();
+        source.commit();
+        let mut prepared = source.news(100);
+        let Some(Sent::Batch(batch)) = prepared.last_mut() else { panic!("a commit makes a batch") };
+        batch.published_frame = published.position.frame.0;
+        feed(&mut mirror, prepared).await.unwrap();
+        mirror.flush().await.unwrap();
+        let state = mirror.state(1).await.unwrap();
+        assert_eq!(state.frame, source.frame, "a prepared commit counts once it is durable");
+        let shown = (state.published_frame, state.published_chain);
+        assert_eq!(shown, (Some(published.position.frame.0), published.chain.packed()));
+        let rewind = Rewind {
+            generation: published.position.generation.0,
+            frame: published.position.frame.0,
+            chain: published.chain.packed(),
+        };
+        mirror.rewind(rewind).await.unwrap();
+        assert_eq!(mirror.point(), published);
+        let config = mirror.config().clone();
+        drop_mirror(mirror).await;
+        let mirror = Mirror::open(disk.clone(), config).await.unwrap();
+        assert_eq!(mirror.state(1).await.unwrap().published_frame, None);
+        assert_eq!(mirror.point(), published);
+    });
+}
+
+#[test]
 fn a_generation_that_does_not_follow_is_refused() {
     on_every_disk(async |disk, dir| {
         let mut source = Source::new(1024);

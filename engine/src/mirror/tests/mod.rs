@@ -49,6 +49,18 @@ impl Source {
         self.dir.path().join("app.db")
     }
 
+    /// What another writer would go on from: the same history so far.
+    fn fork(&self) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("app.db");
+        std::fs::copy(self.path(), &path).unwrap();
+        std::fs::copy(self.path().with_extension("db-wal"), path.with_extension("db-wal")).unwrap();
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
+        let Self { header, generation, frame, chain, commits, .. } = *self;
+        Self { dir, db, header, generation, frame, chain, commits }
+    }
+
     /// One transaction that changes a few rows; answers its number.
     fn commit(&mut self) -> i64 {
         self.commits += 1;

@@ -1,0 +1,168 @@
+//! Commits in doubt through the whole pair: shipped before they are published, because a program told of
+//! them, and never published, because their writer died.
+
+use crate::node::Node;
+use crate::writer::Writer;
+use crate::{epoch, in_sync, writer};
+use lockstep_barrier::{Mark, Poke};
+use lockstep_engine::pair::CommitMode;
+use lockstep_engine::wal::{Frames, WAL_HEADER_BYTES, WalHeader, frame_offset};
+use lockstep_wire::FrameNo;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+fn wal(database: &Path) -> PathBuf {
+    format!("{}-wal", database.display()).into()
+}
+
+/// The last commit frame of a WAL by its checksums alone.
+fn last_commit(bytes: &[u8]) -> Mark {
+    let header = WalHeader::parse(bytes).expect("a whole header");
+    let frames = Frames::new(&bytes[WAL_HEADER_BYTES..], header.page_size);
+    let (good, _) = frames.verified_prefix(&header, FrameNo(1), header.chain);
+    let chain = good.last_commit_chain.packed();
+    Mark { salts: header.salts.packed(), chain, frame: good.last_commit }
+}
+
+/// Leaves what a writer leaves that is killed between its commit frame and the wal-index: a real
+/// transaction, made on a copy, whose frames stand in the WAL. (No lock of SQLite lies on a WAL.)
+fn leave_phantom(database: &Path) -> Mark {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let copy = directory.path().join("copy.db");
+    std::fs::copy(database, &copy).expect("the database can be copied");
+    std::fs::copy(wal(database), wal(&copy)).expect("the WAL can be copied");
+    let before = last_commit(&std::fs::read(wal(&copy)).expect("a WAL"));
+    let connection = rusqlite::Connection::open(&copy).expect("the copy opens");
+    connection.execute("INSERT INTO t(v) VALUES (hex(randomblob(150)))", []).expect("a row is committed");
+    let bytes = std::fs::read(wal(&copy)).expect("a WAL");
+    let phantom = last_commit(&bytes);
+    assert!(phantom.frame > before.frame && phantom.salts == before.salts);
+    let offset = |frame| frame_offset(FrameNo(frame + 1), 4096);
+    let new = &bytes[offset(before.frame) as usize..offset(phantom.frame) as usize];
+    let file = std::fs::OpenOptions::new().write(true).open(wal(database)).expect("a WAL");
+    file.write_all_at(new, offset(before.frame)).expect("the frames are written");
+    phantom
+}
+
+/// A pair with a few commits, one of which is in doubt on the standby's disk; the rows that are committed.
+async fn with_phantom() -> (Node, Node, Writer, Mark, i64) {
+    let (active, standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    let mut row = 0;
+    for _ in 0..5 {
+        row = writer.commit();
+    }
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    let mark = send_phantom(&active, &standby).await;
+    (active, standby, writer, mark, row)
+}
+
+async fn send_phantom(active: &Node, standby: &Node) -> Mark {
+    let mark = leave_phantom(active.database());
+    let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
+    assert!(poke.send(&mark));
+    let held =
+        |status: &lockstep_engine::pair::EngineStatus| status.databases[0].durable.frame.0 == mark.frame;
+    standby.until_status("durable phantom", held).await;
+    mark
+}
+
+/// The standby equals the active, without a copy, a quarantine or an alarm on the way.
+async fn assert_equal(mut active: Node, mut standby: Node, writer: Writer, row: i64) {
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    active.until_in_sync().await;
+    active.verify().await.expect("the standby is there");
+    writer.kill();
+    assert_eq!((active.alarms(), standby.alarms()), (Vec::new(), Vec::new()));
+    assert_eq!((standby.copies(), standby.quarantined()), (0, 0));
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row);
+    standby.stop().await;
+    writer::check(standby.database());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_writer_died_is_forgotten_by_the_standby_when_the_next_one_writes() {
+    let (active, standby, mut writer, _, mut row) = with_phantom().await;
+    for _ in 0..3 {
+        active.wait(CommitMode::Durable).await.expect("what is committed is durable");
+        let next = writer.commit();
+        assert_eq!(next, row + 1, "the phantom is nobody's row");
+        active.wait(CommitMode::Durable).await.expect("the standby is there");
+        row = writer.commit();
+        active.wait(CommitMode::Durable).await.expect("the standby is there");
+        send_phantom(&active, &standby).await;
+    }
+    row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_keeps_a_commit_in_doubt_that_is_durable() {
+    let (active, mut standby, writer, _, row) = with_phantom().await;
+    writer.kill();
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row + 1, "it may have been acknowledged");
+    standby.stop().await;
+    writer::check(standby.database());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_starts_again_goes_on_behind_a_commit_in_doubt() {
+    let (active, standby, mut writer, _, _) = with_phantom().await;
+    let mut active = active.restart(|_| ()).await;
+    active.become_active(epoch(1)).await.expect("the database can be followed");
+    active.until_in_sync().await;
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_starts_again_takes_back_a_phantom_that_was_overwritten_meanwhile() {
+    let (active, standby, mut writer, _, _) = with_phantom().await;
+    let mut active = active
+        .restart(|_| {
+            writer.commit();
+        })
+        .await;
+    active.become_active(epoch(1)).await.expect("the database can be followed");
+    active.until_in_sync().await;
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_active_that_remembers_a_phantom_takes_it_back_from_a_standby_that_started_again() {
+    let (mut active, mut standby, mut writer, _, _) = with_phantom().await;
+    standby.become_idle().await;
+    active.until_out_of_sync().await;
+    writer.commit();
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phantom_that_neither_node_knows_for_one_goes_into_quarantine() {
+    let (active, mut standby, mut writer, _, _) = with_phantom().await;
+    standby.become_idle().await;
+    let mut active = active
+        .restart(|_| {
+            writer.commit();
+        })
+        .await;
+    active.become_active(epoch(1)).await.expect("the database can be followed");
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    let row = writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    writer.kill();
+    assert_eq!(standby.quarantined(), 1);
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row);
+    standby.stop().await;
+}
