@@ -4,6 +4,7 @@ pub mod announce;
 pub mod app;
 pub(crate) mod frames;
 pub mod guard;
+mod guard_rules;
 pub(crate) mod netlink;
 mod nft;
 pub(crate) mod packet;
