@@ -70,6 +70,8 @@ fn what_an_old_active_wrote_alone_is_in_quarantine_counted_and_listed_when_it_is
     assert!(logged.sentence.contains("quarantine"), "{logged:?}");
     let listed = done(&pair.verb("a", &["quarantine", "list", "--json"]));
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("it is JSON");
+    let shown = done(&pair.verb("a", &["quarantine", "show", "main"]));
+    assert!(shown.contains("table lonely: 1 rows kept") && shown.contains("+ x=1"), "{shown}");
     let kept = PathBuf::from(listed[0]["path"].as_str().expect("a path")).join("main");
     let copy = pair.lab.home().join("kept.db");
     for suffix in ["", "-wal"] {
