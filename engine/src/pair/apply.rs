@@ -209,6 +209,7 @@ impl Applier {
                     pages_done: 0,
                     pages_total: begin.page_count,
                     bytes_sent: 0,
+                    hash_bytes: 0,
                     started: Instant::now(),
                 });
                 self.note(StandbyNote::Copy(*copy));
@@ -217,6 +218,7 @@ impl Applier {
             Message::HashRequest(request) => {
                 let hashes = mirror.hash_pages(request.first_page, request.page_count).await?;
                 if let Some(copy) = copy {
+                    copy.hash_bytes += hashes.len() as u64 * 8;
                     let done = (request.first_page - 1).saturating_add(request.page_count);
                     copy.pages_done = done.min(copy.pages_total);
                     self.note(StandbyNote::Copy(Some(*copy)));

@@ -59,7 +59,15 @@ impl Copying {
     fn of(resync: bool, page_size: u32, left: Vec<(u32, u32)>, fork: Vec<(u32, u32)>) -> Self {
         let pages_total = left.iter().map(|(_, count)| count).sum();
         let started = Instant::now();
-        let progress = CopyProgress { resync, page_size, pages_done: 0, pages_total, bytes_sent: 0, started };
+        let progress = CopyProgress {
+            resync,
+            page_size,
+            pages_done: 0,
+            pages_total,
+            bytes_sent: 0,
+            hash_bytes: 0,
+            started,
+        };
         Self { progress, left: left.into(), fork, look: 1, sent: false, awaited: None }
     }
 
@@ -93,7 +101,9 @@ impl Copying {
 
     /// Hashes from `first_page` on have come: the run they answer; `None` when nobody asked for them.
     pub(super) fn answered(&mut self, first_page: u32) -> Option<(u32, u32)> {
-        self.awaited.take_if(|(first, _)| *first == first_page)
+        let answered = self.awaited.take_if(|(first, _)| *first == first_page)?;
+        self.progress.hash_bytes += u64::from(answered.1) * 8;
+        Some(answered)
     }
 
     /// Pages were handed to the link.

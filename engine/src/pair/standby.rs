@@ -330,8 +330,17 @@ impl Standby {
                 }
             }
             StandbyNote::Copy(progress) => {
-                let before = database.copy.take().map(|copy| copy.started);
+                let earlier = database.copy.take();
+                let before = earlier.map(|copy| copy.started);
                 database.copy = progress;
+                if let (Some(copy), None) = (earlier, progress) {
+                    let what = if copy.resync { "the resync by pages" } else { "the full copy" };
+                    let (name, pages, hashes) = (&database.config.name, copy.bytes_sent, copy.hash_bytes);
+                    let sentence = format!(
+                        "database {name}: {what} was sent, {pages} bytes of pages and {hashes} bytes of hashes"
+                    );
+                    self.inputs.notice(false, sentence);
+                }
                 if let Some(copy) = progress.filter(|copy| Some(copy.started) != before) {
                     let what = if copy.resync { "a resync by pages" } else { "a full copy" };
                     let name = &database.config.name;

@@ -97,6 +97,8 @@ pub struct CopyProgress {
     pub pages_total: u32,
     /// Bytes of pages sent.
     pub bytes_sent: u64,
+    /// Bytes of page hashes sent.
+    pub hash_bytes: u64,
     /// When it began.
     pub started: Instant,
 }

@@ -8,6 +8,7 @@ mod equality;
 mod node;
 mod prepared;
 mod rejoin;
+mod resync;
 mod standby_disk;
 mod storm;
 mod takeover;
