@@ -140,7 +140,9 @@ impl BoardReader {
     }
 
     fn sleep(&self, change: u32, bit: u32, left: Duration) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: libc writes one timespec; it is there under every tool that a program may run in.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
         let nanos = now.tv_nsec as u64 + u64::from(left.subsec_nanos());
         let until = libc::timespec {
             tv_sec: now.tv_sec + left.as_secs() as i64 + (nanos / 1_000_000_000) as i64,
