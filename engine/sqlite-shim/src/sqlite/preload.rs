@@ -8,7 +8,6 @@ use super::types::{CANTOPEN, Calls, Connection};
 use super::vfs;
 use crate::guard::guarded;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a function of SQLite's is found in.
 struct Library {
@@ -85,13 +84,13 @@ fn real(caller: *const c_void, name: &CStr) -> Option<*mut c_void> {
     Some(function)
 }
 
+/// A SQLite too old for it, or without a file system, is reached through libc.
 fn install(calls: &Calls) {
-    static WARNED: AtomicBool = AtomicBool::new(false);
     // SAFETY: functions of one SQLite, which is about to open a file and so may be initialised.
-    let installed =
-        unsafe { (calls.libversion_number)() >= vfs::OLDEST && vfs::install(calls) == super::types::OK };
-    if !installed && !WARNED.swap(true, Ordering::Relaxed) {
-        eprintln!("lockstep: commits of this program do not wait: SQLite 3.8.3 or newer is needed");
+    unsafe {
+        if (calls.libversion_number)() >= vfs::OLDEST {
+            vfs::install(calls);
+        }
     }
 }
 

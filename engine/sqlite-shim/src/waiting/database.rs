@@ -171,8 +171,9 @@ impl Database {
                 Verdict::Safe => return,
                 // The word of a board that the agent has replaced is worth nothing.
                 Verdict::Alone if board.is_current() => return,
+                Verdict::Alone => std::thread::sleep(ANSWER_PERIOD),
                 Verdict::Void => session = board.session(),
-                Verdict::Alone | Verdict::Waiting => {}
+                Verdict::Waiting => {}
             }
             slice = ANSWER_PERIOD;
             if !board.is_current() {

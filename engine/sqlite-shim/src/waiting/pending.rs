@@ -7,6 +7,7 @@ use super::database::Database;
 use super::tracker::{Tracker, page_bytes_of};
 use lockstep_barrier::Mark;
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 /// One database with a write transaction of this thread.
@@ -24,12 +25,21 @@ struct Entry {
 }
 
 thread_local! {
-    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    // Never dropped: a program may commit while its thread ends, after what is dropped then is gone. An empty
+    // list keeps no memory, so a thread that ends between transactions leaves none behind.
+    static ENTRIES: ManuallyDrop<RefCell<Vec<Entry>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-/// The thread is ending and has no memory of its own any more: do as if nothing were known.
-fn with_entries<T>(act: impl FnOnce(&mut Vec<Entry>) -> T) -> Option<T> {
-    ENTRIES.try_with(|entries| act(&mut entries.borrow_mut())).ok()
+fn with_entries<T>(act: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
+    ENTRIES.with(|entries| {
+        let mut entries = entries.borrow_mut();
+        let result = act(&mut entries);
+        if entries.is_empty() {
+            *entries = Vec::new();
+        }
+        result
+    })
 }
 
 fn position(entries: &[Entry], database: &Arc<Database>) -> Option<usize> {
@@ -88,7 +98,7 @@ pub fn wrote(
         entry.session = database.session();
         entry.tracker.mark()
     });
-    if let Some(mark) = new.flatten() {
+    if let Some(mark) = new {
         database.poke(&mark);
     }
 }
@@ -104,10 +114,10 @@ pub fn failed(database: &Arc<Database>) {
 
 /// This thread has released the write lock, after a commit or a rollback.
 pub fn ended(database: &Arc<Database>) {
-    with_entries(|entries| {
-        if let Some(at) = position(entries, database) {
-            entries[at].is_locked = false;
-        }
+    with_entries(|entries| match position(entries, database) {
+        Some(at) if entries[at].tracker.mark().is_some() => entries[at].is_locked = false,
+        Some(at) => drop(entries.swap_remove(at)),
+        None => {}
     });
 }
 
@@ -127,7 +137,7 @@ pub fn committed(database: &Arc<Database>) {
         entries.extend(others.into_iter().filter(|entry| entry.is_locked));
         ended
     });
-    for entry in waiting.unwrap_or_default() {
+    for entry in waiting {
         match entry.tracker.mark() {
             Some(mark) if entry.held != Some(mark) => entry.database.wait(&mark, entry.session, true),
             // A rollback of nothing, an empty transaction, or waited for before it was published.
@@ -144,7 +154,7 @@ pub fn hold(database: &Arc<Database>) {
         let mark = entry.tracker.mark().filter(|mark| entry.held != Some(*mark))?;
         Some((mark, entry.session))
     });
-    let Some((mark, session)) = waiting.flatten() else { return };
+    let Some((mark, session)) = waiting else { return };
     database.wait(&mark, session, false);
     with_entries(|entries| {
         if let Some(at) = position(entries, database) {

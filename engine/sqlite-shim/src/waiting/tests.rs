@@ -322,3 +322,34 @@ fn a_strict_wait_comes_before_publication_and_is_not_repeated_after_it() {
     holds.recv_timeout(PATIENCE).expect("it is held no more");
     ends(&watch);
 }
+
+thread_local! {
+    /// What a program commits when its thread ends.
+    static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) };
+}
+
+struct Last(Arc<Database>, std::sync::mpsc::Sender<()>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        commit(&self.0, 2);
+        let _ = self.1.send(());
+    }
+}
+
+#[test]
+fn a_commit_while_its_thread_ends_waits_too() {
+    let stage = Stage::new();
+    let path = stage.file("app.db");
+    let board = stage.board("main", &path);
+    board.publish([mark(1)]);
+    let database = open(&path);
+    let (done, watch) = channel();
+    std::thread::spawn(move || {
+        LAST.set(Some(Last(Arc::clone(&database), done)));
+        commit(&database, 1);
+    });
+    goes_on(&watch);
+    board.publish([mark(2)]);
+    ends(&watch);
+}
