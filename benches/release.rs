@@ -25,7 +25,7 @@ fn main() {
     let rounds = setting("LOCKSTEP_ROUNDS", 5);
     let commits = setting("LOCKSTEP_COMMITS", 20_000);
     let writers = std::env::var("LOCKSTEP_WRITERS").unwrap_or_else(|_| "1,16".to_owned());
-    for writers in writers.split(',').map(|text| text.parse().expect("numbers of writers")) {
+    for writers in writers.split(',').map(|text| text.parse::<u64>().expect("numbers of writers")) {
         for round in 1..=rounds {
             let each = (commits / writers).max(1);
             let (board, socket) =
