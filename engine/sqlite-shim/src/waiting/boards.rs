@@ -64,8 +64,14 @@ pub(super) fn find(path: &Path, file: (u64, u64)) -> Option<Arc<BoardReader>> {
         known.looked_ms = now;
         known.boards = read_all(runtime_dir(), std::mem::take(&mut known.boards));
     }
-    let by_file = known.boards.iter().find(|board| board.database_file() == Some(file));
-    by_file.or_else(|| known.boards.iter().find(|board| is_path(board, path))).cloned()
+    // A number alone may have been a file's that is gone, a path alone another container's.
+    let is_file = |board: &BoardReader| board.database_file() == Some(file);
+    let is_both =
+        |board: &BoardReader| (board.database_file().is_none() || is_file(board)) && is_path(board, path);
+    let mut boards = known.boards.iter();
+    let found = boards.clone().find(|board| is_both(board));
+    let found = found.or_else(|| boards.clone().find(|board| is_file(board)));
+    found.or_else(|| boards.find(|board| is_path(board, path))).cloned()
 }
 
 /// Looks at the directory at the next question, whenever it was looked at before.

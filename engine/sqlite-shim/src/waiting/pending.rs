@@ -139,7 +139,9 @@ pub fn committed(database: &Arc<Database>) {
     });
     for entry in waiting {
         match entry.tracker.mark() {
-            Some(mark) if entry.held != Some(mark) => entry.database.wait(&mark, entry.session, true),
+            Some(mark) if entry.held != Some(mark) => {
+                entry.database.wait(&mark, entry.session, true);
+            }
             // A rollback of nothing, an empty transaction, or waited for before it was published.
             _ => {}
         }
@@ -147,7 +149,8 @@ pub fn committed(database: &Arc<Database>) {
 }
 
 /// Waits before the commit is published: for strict databases, and for programs whose SQLite cannot be
-/// seen but by its writes. Does nothing without a whole commit frame.
+/// seen but by its writes. Does nothing without a whole commit frame. Without
+/// news for long, it leaves the wait to [`committed`].
 pub fn hold(database: &Arc<Database>) {
     let waiting = with_entries(|entries| {
         let entry = &entries[position(entries, database)?];
@@ -155,7 +158,9 @@ pub fn hold(database: &Arc<Database>) {
         Some((mark, entry.session))
     });
     let Some((mark, session)) = waiting else { return };
-    database.wait(&mark, session, false);
+    if !database.wait(&mark, session, false) {
+        return;
+    }
     with_entries(|entries| {
         if let Some(at) = position(entries, database) {
             entries[at].held = Some(mark);

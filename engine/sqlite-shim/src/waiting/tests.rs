@@ -323,6 +323,29 @@ fn a_strict_wait_comes_before_publication_and_is_not_repeated_after_it() {
     ends(&watch);
 }
 
+#[test]
+fn a_strict_commit_whose_standby_has_changed_is_published_and_waited_for_then() {
+    let stage = Stage::new();
+    let path = stage.file("app.db");
+    let board = stage.board("main", &path);
+    let database = open(&path);
+    let (held, holds) = channel();
+    let watch = spawn(move || {
+        write(&database, 1);
+        hold(&database);
+        held.send(()).expect("the test listens");
+        ended(&database);
+        committed(&database);
+    });
+    goes_on(&watch);
+    assert!(holds.try_recv().is_err(), "it was published too early");
+    board.void(Rule::Hold);
+    holds.recv_timeout(PATIENCE).expect("others are not kept waiting for ever");
+    goes_on(&watch);
+    board.publish([mark(1)]);
+    ends(&watch);
+}
+
 thread_local! {
     /// What a program commits when its thread ends.
     static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) };
