@@ -16,12 +16,12 @@ fn wal(database: &Path) -> PathBuf {
 }
 
 /// The last commit frame of a WAL by its checksums alone.
-fn last_commit(bytes: &[u8]) -> Mark {
-    let header = WalHeader::parse(bytes).expect("a whole header");
+pub(crate) fn last_commit(bytes: &[u8]) -> Option<Mark> {
+    let header = WalHeader::parse(bytes).ok()?;
     let frames = Frames::new(&bytes[WAL_HEADER_BYTES..], header.page_size);
     let (good, _) = frames.verified_prefix(&header, FrameNo(1), header.chain);
     let chain = good.last_commit_chain.packed();
-    Mark { salts: header.salts.packed(), chain, frame: good.last_commit }
+    (good.last_commit > 0).then_some(Mark { salts: header.salts.packed(), chain, frame: good.last_commit })
 }
 
 /// Leaves what a writer leaves that is killed between its commit frame and the wal-index: a real
@@ -31,11 +31,11 @@ fn leave_phantom(database: &Path) -> Mark {
     let copy = directory.path().join("copy.db");
     std::fs::copy(database, &copy).expect("the database can be copied");
     std::fs::copy(wal(database), wal(&copy)).expect("the WAL can be copied");
-    let before = last_commit(&std::fs::read(wal(&copy)).expect("a WAL"));
+    let before = last_commit(&std::fs::read(wal(&copy)).expect("a WAL")).expect("a commit");
     let connection = rusqlite::Connection::open(&copy).expect("the copy opens");
     connection.execute("INSERT INTO t(v) VALUES (hex(randomblob(150)))", []).expect("a row is committed");
     let bytes = std::fs::read(wal(&copy)).expect("a WAL");
-    let phantom = last_commit(&bytes);
+    let phantom = last_commit(&bytes).expect("a commit");
     assert!(phantom.frame > before.frame && phantom.salts == before.salts);
     let offset = |frame| frame_offset(FrameNo(frame + 1), 4096);
     let new = &bytes[offset(before.frame) as usize..offset(phantom.frame) as usize];

@@ -2,7 +2,8 @@
 
 use crate::node::{Node, pair_without_database};
 use crate::writers::{Dice, Job, Process, create};
-use crate::{epoch, writer};
+use crate::{epoch, prepared, writer};
+use lockstep_barrier::{Mark, Poke};
 use lockstep_engine::pair::{Acknowledged, Command, CommitMode, DatabaseConfig, Engine, Verified};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ fn storm_pair() -> (Node, Node) {
     active.databases().for_each(create);
     (active, standby)
 }
+
+/// Between two looks for a new commit frame: leaves the processors to those who write.
+const POKE_PAUSE: Duration = Duration::from_micros(300);
 
 /// The writers and their company on one database.
 struct Load {
@@ -118,6 +122,29 @@ fn keep_waiting(active: &Node, stop: &Arc<AtomicBool>) -> (Arc<AtomicU64>, Vec<t
     (answered.clone(), NAMES.map(waiter).into())
 }
 
+/// Tells the engine of every commit frame as soon as it stands in a WAL, published or not, as a program's
+/// shim does; some of them are phantoms, because writers are killed.
+fn keep_poking(active: &Node, stop: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<u64>> {
+    let poker = |(path, name): (&Path, &str)| {
+        let poke = Poke::connect(&active.directory().join(format!("test/{name}.poke")));
+        let (poke, stop) = (poke.expect("the engine listens"), stop.clone());
+        let wal = PathBuf::from(format!("{}-wal", path.display()));
+        std::thread::spawn(move || {
+            let (mut last, mut pokes) = (Mark::default(), 0);
+            while !stop.load(Ordering::Acquire) {
+                std::thread::sleep(POKE_PAUSE);
+                // No lock of SQLite lies on a WAL, so this process may close it.
+                let bytes = std::fs::read(&wal).unwrap_or_default();
+                let Some(mark) = prepared::last_commit(&bytes).filter(|mark| *mark != last) else { continue };
+                poke.send(&mark);
+                (last, pokes) = (mark, pokes + 1);
+            }
+            pokes
+        })
+    };
+    active.databases().zip(NAMES).map(poker).collect()
+}
+
 async fn storm(seed: u64, resets: u64) {
     println!("seed {seed}");
     let mut random = Dice(seed);
@@ -129,6 +156,7 @@ async fn storm(seed: u64, resets: u64) {
     let (answered, mut waiters) = keep_waiting(&active, &stop);
     let (passes, verifiers) = keep_verifying(&active, &stop);
     waiters.extend(verifiers);
+    let pokers = keep_poking(&active, &stop);
     let mut loads: Vec<Load> = active.databases().map(|path| Load::start(path, &mut random)).collect();
     let generations =
         |node: &Node| node.status().databases.iter().map(|d| d.position.generation.0).sum::<u64>();
@@ -145,12 +173,13 @@ async fn storm(seed: u64, resets: u64) {
     for waiter in waiters {
         waiter.await.expect("every wait was answered and nothing differed");
     }
+    let pokes: u64 = pokers.into_iter().map(|poker| poker.join().expect("it ends")).sum();
     for name in NAMES {
         wait(&active.engine(), name).await.expect("the standby is there");
     }
     let count = generations(&active) - first;
     let (waits, passes) = (answered.load(Ordering::Relaxed), passes.load(Ordering::Relaxed));
-    println!("{count} resets, {waits} waits, {passes} passes, {:?}", began.elapsed());
+    println!("{count} resets, {pokes} pokes, {waits} waits, {passes} passes, {:?}", began.elapsed());
     assert_eq!(standby.copies() + active.alarms().len() + standby.alarms().len(), 0, "{:?}", active.alarms());
     // The copy is made while the mirror runs; the source's locks would not survive that.
     let mirrored: Vec<_> = standby.databases().map(Copied::of).collect();
