@@ -84,6 +84,7 @@ fn configs(
                 checkpoint_frames: CHECKPOINT_FRAMES,
                 wal_retain_max_bytes: 4 << 30,
                 scrub_bytes_per_s: lockstep_engine::pair::SCRUB_BYTES_PER_S,
+                page_hashes: true,
             }],
             state_dir: folder.join("state"),
             quarantine_max_bytes: 1 << 30,

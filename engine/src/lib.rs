@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod copy;
 pub mod durable;
+pub mod equality;
 pub mod link;
 pub mod mirror;
 pub mod pair;

@@ -214,7 +214,7 @@ pub struct Ack {
     /// The mirror is a sound database: no copy or resync is unfinished.
     #[prost(bool, tag = "4")]
     pub complete: bool,
-    /// The commit frame at which `content` was taken, at or before `durable_frame`.
+    /// The commit frame at which `content` was taken.
     #[prost(uint32, tag = "5")]
     pub content_frame: u32,
     /// XOR over all pages, by page hash and number; absent while it is not known.

@@ -247,6 +247,7 @@ fn start_engine(
         checkpoint_frames: d.checkpoint_frames,
         wal_retain_max_bytes: u64::from(d.wal_retain_max_mib) << 20,
         scrub_bytes_per_s: u64::from(d.scrub_max_kib_s) << 10,
+        page_hashes: true,
     });
     let engine = EngineConfig {
         databases: databases.collect(),

@@ -21,11 +21,12 @@ impl Mirror {
     pub async fn append(&mut self, batch: WalBatch) -> Result<(), MirrorError> {
         let notes = self.check(&batch)?;
         let end = self.append_offset() + batch.data.len() as u64;
-        self.wal.write_at(self.append_offset(), batch.data).await?;
+        self.wal.write_at(self.append_offset(), batch.data.clone()).await?;
         self.frames.extend(notes);
         self.chain = Chain::from_packed(batch.chain_after);
         self.published = self.published.max(Some(FrameNo(batch.published_frame)));
         self.written_end = self.written_end.max(end);
+        self.hash_frames(&batch);
         Ok(())
     }
 

@@ -37,6 +37,7 @@ impl Mirror {
         let generations = [Some((generation, header.salts)), None];
         self.write_state(StateFile { mirrors: true, complete: true, generations, ..self.state }).await?;
         self.generation = generation;
+        self.hashes.reopen(self.point(), self.page_count);
         Ok(())
     }
 
@@ -84,6 +85,8 @@ impl Mirror {
         if keep {
             self.fold().await?;
         }
+        let remembered = keep && self.hashes.are_of(&self.point());
+        self.hashes.begin_copy(remembered);
         let lock = Arc::clone(&self.pages_lock);
         let _changing = lock.write().await;
         let wal_inode = self.wal_identity.inode;
@@ -107,7 +110,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// xxh3-64 of pages of the database file as on this disk; fewer than asked at its end, at most
+    /// xxh3-64 of pages of the database file, remembered or as on this disk; fewer than asked at its end, at most
     /// [`HASH_PAGES_MAX`].
     ///
     /// # Errors
@@ -115,6 +118,9 @@ impl Mirror {
     pub async fn hash_pages(&self, first_page: u32, page_count: u32) -> Result<Vec<u64>, MirrorError> {
         if first_page == 0 {
             return Err(self.protocol("a hash request", "pages from 1", "page 0"));
+        }
+        if let Some(remembered) = self.hashes.remembered(first_page, page_count.min(HASH_PAGES_MAX)) {
+            return Ok(remembered);
         }
         let page_bytes = self.state.page_size as usize;
         let mut hashes = Vec::new();
@@ -196,6 +202,8 @@ impl Mirror {
         if self.durable.0 == 0 {
             self.page_count = self.file_pages().await?;
         }
+        self.hashes.end_copy();
+        self.start_hashes();
         Ok(())
     }
 

@@ -39,6 +39,8 @@ impl Mirror {
         })
         .await?;
         self.state = state;
+        let end = self.header.map(|_| (self.last_frame(), self.chain));
+        self.hashes.generation(generation, &header, end);
         self.header = Some(header);
         self.generation = generation;
         self.frames.clear();
@@ -165,6 +167,7 @@ impl Mirror {
         let spots: Vec<u64> = removed.map(|frame| self.frame_offset(FrameNo(frame))).collect();
         durable::erase(&self.wal, &spots, super::FRAME_HEADER_BYTES).await?;
         self.chain = chain;
+        self.hashes.rewind(last, chain);
         self.frames.truncate(last.0 as usize);
         Ok(())
     }

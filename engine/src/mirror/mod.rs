@@ -12,6 +12,7 @@ mod error;
 mod flush;
 mod generation;
 mod open;
+mod page_hashes;
 mod rejoin;
 mod scrub;
 mod snapshot;
@@ -23,6 +24,7 @@ mod tests;
 pub use copying::HASH_PAGES_MAX;
 pub use error::MirrorError;
 pub use flush::{FlushTicket, Flushed};
+pub use page_hashes::Build;
 pub use rejoin::FORK_PAGES_MAX;
 pub use scrub::{HashTicket, SCRUB_PAGES_MAX};
 pub use snapshot::{Snapshot, SnapshotStop, SnapshotTicket};
@@ -49,6 +51,8 @@ pub struct MirrorConfig {
     pub state_dir: PathBuf,
     /// How many zeros to keep written ahead of the append point, bytes; 0: none.
     pub zero_ahead_bytes: u32,
+    /// Remember page hashes in the state directory.
+    pub page_hashes: bool,
 }
 
 /// Zeros kept ahead of the append point unless configured: one batch of the link.
@@ -57,7 +61,12 @@ pub const ZERO_AHEAD_BYTES: u32 = 1 << 20;
 impl MirrorConfig {
     /// A mirror of `database` with its state in `state_dir` and defaults for the rest.
     pub fn new(database: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
-        Self { database: database.into(), state_dir: state_dir.into(), zero_ahead_bytes: ZERO_AHEAD_BYTES }
+        Self {
+            database: database.into(),
+            state_dir: state_dir.into(),
+            zero_ahead_bytes: ZERO_AHEAD_BYTES,
+            page_hashes: false,
+        }
     }
 
     /// The WAL's path.
@@ -137,6 +146,7 @@ pub struct Mirror {
     stale: Vec<u64>,
     /// Held for writing by whatever changes the database file or frames that are durable.
     pages_lock: Arc<tokio::sync::RwLock<()>>,
+    hashes: page_hashes::Hashes,
 }
 
 impl Mirror {
@@ -207,9 +217,10 @@ impl Mirror {
     ///
     /// # Errors
     /// `disk`, when a flush of this mirror is still running.
-    pub async fn close(self) -> Result<(), MirrorError> {
+    pub async fn close(mut self) -> Result<(), MirrorError> {
         let lock = Arc::clone(&self.pages_lock);
         let _alone = lock.write().await;
+        self.hashes.close();
         let empty = self.never_held_anything() && self.database.length().await? == 0;
         self.wal.close().await?;
         self.database.close().await?;

@@ -5,7 +5,7 @@
 
 use super::{
     FRAME_HEADER_BYTES, FrameNote, Mirror, MirrorConfig, MirrorError, WAL_HEADER_BYTES, WalHeader,
-    state_file::StateFile,
+    page_hashes::Hashes, state_file::StateFile,
 };
 use crate::{
     durable,
@@ -88,7 +88,7 @@ impl Mirror {
             Some(note) => note.commit_pages,
             None => u32::try_from(file_pages).expect("SQLite counts pages in 32 bits"),
         };
-        Ok(Self {
+        let mut mirror = Self {
             database_identity: database.identity().await?,
             written_end: wal.length().await?,
             durable: FrameNo(u32::try_from(scan.frames.len()).expect("SQLite counts frames in 32 bits")),
@@ -110,7 +110,10 @@ impl Mirror {
             kept: false,
             stale,
             pages_lock: Arc::default(),
-        })
+            hashes: Hashes::default(),
+        };
+        mirror.open_hashes();
+        Ok(mirror)
     }
 }
 

@@ -59,6 +59,7 @@ impl Mirror {
             let got = format!("{}, which is not in this WAL", fork.position);
             return Err(self.protocol("a rewind", "a commit of this WAL", got));
         }
+        self.hashes.begin_copy(false);
         let lock = Arc::clone(&self.pages_lock);
         let _changing = lock.write().await;
         let generation = fork.position.generation;

@@ -64,6 +64,11 @@ impl Mirror {
         }))
     }
 
+    /// Page size in bytes, 0 when unknown.
+    pub fn page_size(&self) -> u32 {
+        self.state.page_size
+    }
+
     /// Size of the database in pages at a position that can be told.
     async fn pages_at(&self, at: Position) -> Result<Option<u32>, MirrorError> {
         let sound = self.state.complete && self.state.page_size > 0 && !self.copying && !self.is_diverged();
@@ -104,6 +109,7 @@ impl Mirror {
         }
         if written > 0 {
             durable::finish_pages(&self.database, None).await?;
+            self.hashes.rebuild();
         }
         Ok(written)
     }

@@ -6,6 +6,7 @@
 
 use super::{Mirror, MirrorConfig, MirrorError, state_file::StateFile};
 use crate::{
+    equality::PageHashCache,
     storage::{Storage, StorageFile},
     wal::WalPoint,
 };
@@ -19,6 +20,8 @@ pub struct TakenOver {
     /// Keeps the WAL from being checkpointed and removed by an application's last close: drop it only
     /// when capture has attached. Itself it neither checkpoints nor removes the WAL when closed.
     pub connection: Connection,
+    /// What is remembered of its pages; the node that serves goes on with it.
+    pub page_hashes: Option<PageHashCache>,
 }
 
 impl Mirror {
@@ -56,6 +59,7 @@ impl Mirror {
         let point = self.point();
         self.write_state(StateFile { mirrors: false, complete: false, ..self.state }).await?;
         self.disk.remove(&self.config.shm()).await?;
+        let page_hashes = self.hashes.take();
         let Self { disk, config, database, wal, wal_identity, page_count, .. } = self;
         // Closing a descriptor after SQLite has opened would drop SQLite's POSIX locks.
         wal.close().await?;
@@ -67,7 +71,7 @@ impl Mirror {
         };
         let connection = opened.await.expect("opening with SQLite does not panic")?;
         super::check_name(&disk, config.wal(), wal_identity).await?;
-        Ok(TakenOver { point, connection })
+        Ok(TakenOver { point, connection, page_hashes })
     }
 }
 

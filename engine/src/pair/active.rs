@@ -76,8 +76,12 @@ impl Active {
         inputs: Inputs,
     ) -> Self {
         let each = config.databases.iter().zip(taken).enumerate();
-        let databases =
-            each.map(|(i, (c, t))| Served::new(c.clone(), t, boards.of(i), config.commit_mode)).collect();
+        let databases = each
+            .map(|(i, (c, t))| {
+                let of = (c.clone(), super::standby::mirror_dir(config, c));
+                Served::new(of, t, boards.of(i), config.commit_mode)
+            })
+            .collect();
         let mut active =
             Self { epoch, databases, session: None, inputs, in_sync: false, durable_replies: Vec::new() };
         for index in 0..active.databases.len() {
@@ -102,6 +106,7 @@ impl Active {
                 starting.give_up().await;
             }
             database.capture = None;
+            database.sums.borrow_mut().close();
         }
     }
 
@@ -255,6 +260,7 @@ impl Active {
         let inputs = self.inputs.clone();
         let of = Rc::downgrade(&capture);
         let attributes = database.attributes();
+        let sums = database.sums.clone();
         let (scrub, wake, resync) = (database.scrub.clone(), database.scrub_wake.clone(), database.resync);
         let shipment = tokio::task::spawn_local(async move {
             let notes = inputs.clone();
@@ -269,6 +275,7 @@ impl Active {
                 attributes,
                 note: &note,
                 scrub,
+                sums,
                 wake,
                 resync,
             }
@@ -350,6 +357,7 @@ impl Active {
             database.acknowledged(Progress { received, durable });
         }
         database.judge();
+        database.compare_sums(ack);
         self.judge_sync();
         Ok(())
     }

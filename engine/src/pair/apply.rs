@@ -5,6 +5,7 @@
 
 use super::connection::{Credit, StreamSender};
 use super::copying::encode_runs;
+use super::hashing::Hashing;
 use super::standby::StandbyNote;
 use super::status::CopyProgress;
 use super::thread::{Input, Inputs};
@@ -97,11 +98,14 @@ impl Applier {
         mut work: mpsc::UnboundedReceiver<Work>,
     ) -> Option<Box<Mirror>> {
         let mut flush = InFlight::default();
+        let mut hashing = Hashing::new();
         let mut copy = None;
         let mut failed = self.set_attributes(&mut mirror, None).await.err();
         if failed.is_none() {
-            failed = self.serve(&mut mirror, &mut work, &mut flush, &mut copy).await.err();
+            let beside = (&mut flush, &mut hashing);
+            failed = self.serve(&mut mirror, &mut work, beside, &mut copy).await.err();
         }
+        hashing.finish(&mut mirror).await;
         if let Some(flush) = flush.0.take() {
             // That nobody hears of its frames any more is no failure.
             let finished = match flush.await {
@@ -142,7 +146,7 @@ impl Applier {
         &self,
         mirror: &mut Mirror,
         work: &mut mpsc::UnboundedReceiver<Work>,
-        flush: &mut InFlight,
+        (flush, hashing): (&mut InFlight, &mut Hashing),
         copy: &mut Option<CopyProgress>,
     ) -> Result<(), ApplyError> {
         loop {
@@ -155,12 +159,20 @@ impl Applier {
                 }
                 next = work.recv() => match next {
                     Some(Work::Message(message, credit)) => {
-                        self.apply(mirror, message, flush, copy).await?;
+                        self.apply(mirror, message, (&mut *flush, &mut *hashing), copy).await?;
                         drop(credit);
                     }
                     Some(Work::Snapshot(path, reply)) => start_snapshot(mirror, &path, reply, &self.stop),
                     None => return Ok(()),
+                },
+                turn = hashing.turn() => {
+                    if hashing.go_on(mirror, turn).await? {
+                        self.acknowledge(mirror).await;
+                    }
                 }
+            }
+            if let Some(trouble) = mirror.page_hash_trouble() {
+                self.inputs.notice(true, format!("database {}: {trouble}", self.name));
             }
             if flush.0.is_none()
                 && let Some(ticket) = mirror.start_flush().await?
@@ -179,13 +191,13 @@ impl Applier {
         &self,
         mirror: &mut Mirror,
         message: Message,
-        flush: &mut InFlight,
+        (flush, hashing): (&mut InFlight, &mut Hashing),
         copy: &mut Option<CopyProgress>,
     ) -> Result<(), ApplyError> {
         if let Message::HashRequest(request) = &message
             && request.at_position
         {
-            return self.hash_at(mirror, request).await;
+            return self.hash_at(mirror, request, hashing).await;
         }
         if !matches!(message, Message::WalBatch(_) | Message::PageChunk(_))
             && let Some(running) = flush.0.take()
@@ -259,7 +271,15 @@ impl Applier {
     }
 
     /// Answers what the disk holds of some pages at a position, beside whatever goes on.
-    async fn hash_at(&self, mirror: &Mirror, request: &HashRequest) -> Result<(), ApplyError> {
+    async fn hash_at(
+        &self,
+        mirror: &mut Mirror,
+        request: &HashRequest,
+        hashing: &mut Hashing,
+    ) -> Result<(), ApplyError> {
+        if request.rebuild {
+            mirror.rebuild_hashes();
+        }
         let at = Position { generation: WalGeneration(request.generation), frame: FrameNo(request.frame) };
         let answer = PageHashes {
             first_page: request.first_page,
@@ -272,17 +292,7 @@ impl Applier {
             self.send(PageHashes { passed: true, ..answer }.into()).await;
             return Ok(());
         };
-        let (sender, inputs, name) = (self.sender.clone(), self.inputs.clone(), self.name.clone());
-        tokio::task::spawn_local(async move {
-            // What cannot be read counts as different: written anew, a disk may put it elsewhere.
-            let hashes = ticket.run().await.unwrap_or_else(|error| {
-                inputs.notice(true, format!("database {name}: {error}"));
-                Vec::new()
-            });
-            let hashes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
-            // A closed connection needs no answer.
-            let _ = sender.send(PageHashes { hashes, ..answer }.into()).await;
-        });
+        hashing.answer(ticket, answer, self.sender.clone(), (self.inputs.clone(), self.name.clone()));
         Ok(())
     }
 
@@ -326,6 +336,10 @@ impl Applier {
             let kept = mirror.quarantine(&self.quarantine, reason).await?;
             self.note(StandbyNote::Quarantined(kept.directory));
         }
+        if begin.verify {
+            // The disk is in doubt: nothing remembered shall answer for it.
+            mirror.rebuild_hashes();
+        }
         self.set_attributes(mirror, begin.attributes.as_ref()).await?;
         if begin.rewind {
             return Ok(mirror.begin_rewind(&begin.fork.as_ref().map(fork_point).unwrap_or_default()).await?);
@@ -360,12 +374,16 @@ impl Applier {
 
     async fn acknowledge(&self, mirror: &Mirror) {
         let (received, durable) = (mirror.received(), mirror.point().position);
+        let content = mirror.content().filter(|(at, _)| at.position.generation == durable.generation);
+        let content_frame = content.map_or(0, |(at, _)| at.position.frame.0);
+        let content = content.map(|(_, sum)| sum);
         let ack = Ack {
             generation: durable.generation.0,
             received_frame: received.frame.0,
             durable_frame: durable.frame.0,
             complete: mirror.is_complete(),
-            ..Ack::default()
+            content_frame,
+            content,
         };
         self.sender.acknowledge(ack).await;
         self.at(mirror);

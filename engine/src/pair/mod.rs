@@ -11,6 +11,7 @@ mod board;
 mod boot;
 mod connection;
 mod copying;
+mod hashing;
 mod scrub;
 mod served;
 mod ship;
@@ -18,6 +19,7 @@ mod standby;
 mod standing;
 mod starting;
 mod status;
+mod sums;
 mod thread;
 
 pub use barrier::{Acknowledged, CommitMode, Progress};
@@ -79,6 +81,8 @@ pub struct DatabaseConfig {
     pub wal_retain_max_bytes: u64,
     /// How fast pages are compared with the standby's disk in the background; 0: only on demand.
     pub scrub_bytes_per_s: u64,
+    /// Remember page hashes: they make a resync short, and their sums are compared all the time.
+    pub page_hashes: bool,
 }
 
 /// What the agent asks for. Role changes are executed in order and answered when done.

@@ -144,10 +144,18 @@ impl Scrub {
         self.begin_urgent(now);
     }
 
-    #[allow(dead_code, reason = "the comparison of sums will call it")]
     /// The sums of both nodes differed: compare everything now.
-    pub(super) fn doubt(&mut self, now: Instant) {
+    pub(super) fn doubt(&mut self, at: Position, now: Instant) {
         self.rebuild = true;
+        if self.urgent || !self.wrong.is_empty() {
+            return; // That is being done, and begun anew it would never come to the end of a repair.
+        }
+        self.words.push(Word {
+            alarm: true,
+            sentence: format!(
+                "the sums over all pages of both nodes differ at {at}: every page is compared with the standby's disk now. Check the memory of both nodes"
+            ),
+        });
         self.begin_urgent(now);
     }
 
@@ -192,6 +200,11 @@ impl Scrub {
         for reply in self.waiting.drain(..) {
             let _ = reply.send(Err(sentence.to_owned()));
         }
+    }
+
+    /// Capture reads for it, or is about to.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.step, Step::Reading { .. })
     }
 
     /// What the operator must hear since the last call.
@@ -361,6 +374,7 @@ impl Scrub {
             verified_at: self.verified_at,
             pages_done: self.next - 1,
             pages_total: self.total,
+            sums_equal_at: None,
             mismatched_pages: self.mismatches,
             repaired_pages: self.repaired,
         }

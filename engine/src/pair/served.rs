@@ -9,14 +9,16 @@ use super::board::{CommitBoard, Marks};
 use super::scrub::Scrub;
 use super::standing::Standing;
 use super::starting::Starting;
-use super::status::{CopyProgress, DatabaseState, DatabaseStatus};
+use super::status::{CopyProgress, DatabaseState, DatabaseStatus, EqualityStatus};
+use super::sums::{Compared, ServedSums};
 use super::thread::Inputs;
 use crate::capture::{Capture, CaptureError, CaptureEvent};
 use crate::mirror::TakenOver;
 use crate::wal::WalPoint;
-use lockstep_wire::{Chain, FileAttributes, FrameNo, Position, Salts};
+use lockstep_wire::{Ack, Chain, FileAttributes, FrameNo, Position, Salts};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -76,17 +78,21 @@ pub(super) struct Served {
     pub(super) scrub: Rc<RefCell<Scrub>>,
     /// Tells the shipment of something new in `scrub`.
     pub(super) scrub_wake: Rc<Notify>,
+    /// Remembered page hashes; shared with the shipment too.
+    pub(super) sums: Rc<RefCell<ServedSums>>,
     /// Contents differ in a way that only a resync puts right.
     pub(super) resync: bool,
 }
 
 impl Served {
     pub(super) fn new(
-        config: DatabaseConfig,
-        taken: Option<TakenOver>,
+        (config, state_dir): (DatabaseConfig, PathBuf),
+        mut taken: Option<TakenOver>,
         board: Option<CommitBoard>,
         mode: CommitMode,
     ) -> Self {
+        let hashes = taken.as_mut().and_then(|taken| taken.page_hashes.take());
+        let sums = ServedSums::new(config.page_hashes.then_some(state_dir), hashes, Instant::now());
         let scrub = Scrub::new(config.scrub_bytes_per_s, Instant::now());
         Self {
             marks: Marks::new(board, mode),
@@ -115,6 +121,7 @@ impl Served {
             copy: None,
             scrub: Rc::new(RefCell::new(scrub)),
             scrub_wake: Rc::default(),
+            sums: Rc::new(RefCell::new(sums)),
             resync: false,
         }
     }
@@ -258,6 +265,16 @@ impl Served {
         }
     }
 
+    /// Compares the standby's sum over all pages with ours at the same commit.
+    pub(super) fn compare_sums(&mut self, ack: &Ack) {
+        let now = Instant::now();
+        let compared = self.sums.borrow_mut().compare(ack, now);
+        if let Compared::Differ(at) = compared {
+            self.scrub.borrow_mut().doubt(at, now);
+            self.scrub_wake.notify_one();
+        }
+    }
+
     /// What programs may be told of, published or not, because they know its content: as far as the standby is a
     /// sound database with it.
     fn safe(&self) -> Option<Position> {
@@ -297,7 +314,10 @@ impl Served {
             unwaited_commits: self.unwaited.iter().map(|(_, commits)| commits).sum(),
             waiting: self.barrier.waiting() as u32,
             copy: self.copy,
-            equality: self.scrub.borrow().status(),
+            equality: EqualityStatus {
+                sums_equal_at: self.sums.borrow().compared_at(),
+                ..self.scrub.borrow().status()
+            },
         }
     }
 }

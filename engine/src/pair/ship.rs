@@ -9,6 +9,7 @@ use super::connection::StreamSender;
 use super::copying::{Copying, Next, decode_runs};
 use super::scrub::{Scrub, Todo, Word};
 use super::status::CopyProgress;
+use super::sums::ServedSums;
 use crate::capture::{Attached, Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::FORK_PAGES_MAX;
 use crate::wal::WalPoint;
@@ -18,8 +19,11 @@ use lockstep_wire::{
 };
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
+
+/// A read by capture takes milliseconds; this only bounds a look at the clock.
+const READING_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the main loop has to know of a database being shipped.
 #[derive(Debug, Clone)]
@@ -76,7 +80,9 @@ pub(super) struct Shipment<'a> {
     pub(super) note: &'a dyn Fn(ShipNote),
     /// What is compared with the standby's disk, and when.
     pub(super) scrub: Rc<RefCell<Scrub>>,
-    /// Something new in it.
+    /// What is remembered of the pages sent.
+    pub(super) sums: Rc<RefCell<ServedSums>>,
+    /// Something new in `scrub`.
     pub(super) wake: Rc<Notify>,
     /// Compare the whole database first: the standby's disk is in doubt.
     pub(super) resync: bool,
@@ -205,6 +211,14 @@ impl Shipment<'_> {
         let published = published_point(standby).filter(|_| standby.complete && !standby.diverged);
         self.tell(CaptureCommand::Attach { from: first, published, reply })?;
         let attached = attached.await.map_err(|_| End::CaptureClosed)?;
+        match &attached {
+            Attached::Resumed { .. } => {
+                self.sums.borrow_mut().attached(first, standby.page_size, Instant::now())
+            }
+            Attached::FromStart { page_size, .. } => {
+                self.sums.borrow_mut().attached(None, *page_size, Instant::now());
+            }
+        }
         let begin = CopyBegin { attributes: self.attributes.take(), fork, ..CopyBegin::default() };
         match (attached, rewound) {
             (Attached::Resumed { published, .. }, Some((_, runs))) => {
@@ -291,11 +305,28 @@ impl Shipment<'_> {
     /// Does what the scrub has to do now; answers when it has to do something again.
     async fn scrub_on(&mut self) -> Result<Instant, End> {
         loop {
-            let todo = self.scrub.borrow_mut().todo(Instant::now());
-            match todo {
-                Todo::Rest(due) => return Ok(due),
-                todo => self.perform(Some(todo)).await?,
+            let now = Instant::now();
+            let due = if self.sums.borrow().is_reading() {
+                // Capture reads for one at a time, and its answer comes as an event.
+                now + READING_LIMIT
+            } else {
+                let todo = self.scrub.borrow_mut().todo(now);
+                match todo {
+                    Todo::Rest(due) => due,
+                    todo => {
+                        self.perform(Some(todo)).await?;
+                        continue;
+                    }
+                }
+            };
+            if self.scrub.borrow().is_reading() {
+                return Ok(due);
             }
+            let read = self.sums.borrow_mut().read(now);
+            let Some(read) = read else {
+                return Ok(self.sums.borrow().due().map_or(due, |build| build.min(due)));
+            };
+            self.tell(CaptureCommand::ReadAt(read))?;
         }
     }
 
@@ -319,6 +350,17 @@ impl Shipment<'_> {
 
     /// Sends one event. True when the copy has ended with it.
     async fn forward(&mut self, event: CaptureEvent, copying: Option<&mut Copying>) -> Result<bool, End> {
+        let sent = event.clone();
+        let ended = self.send_event(event, copying).await?;
+        // Behind the sending, which a commit waits for.
+        self.sums.borrow_mut().sent(&sent);
+        if let Some(sentence) = self.sums.borrow_mut().trouble() {
+            (self.note)(ShipNote::Word(Word { alarm: true, sentence }));
+        }
+        Ok(ended)
+    }
+
+    async fn send_event(&mut self, event: CaptureEvent, copying: Option<&mut Copying>) -> Result<bool, End> {
         match event {
             CaptureEvent::Generation { generation, wal_header, previous } => {
                 self.send(Generation {
@@ -372,6 +414,9 @@ impl Shipment<'_> {
                     .await?;
                 (self.note)(ShipNote::CopySent(position));
                 return Ok(true);
+            }
+            CaptureEvent::PagesAt { at, pages } if self.sums.borrow().is_reading() => {
+                self.sums.borrow_mut().have_read(at, pages, Instant::now());
             }
             CaptureEvent::PagesAt { at, pages } => {
                 let todo = self.scrub.borrow_mut().read(at, pages, Instant::now());

@@ -94,9 +94,15 @@ impl Home {
     }
 }
 
+/// Where what is known of a database on this node is kept.
+pub(super) fn mirror_dir(config: &EngineConfig, database: &DatabaseConfig) -> PathBuf {
+    config.state_dir.join("mirror").join(database.name.as_str())
+}
+
 /// How this node mirrors a database.
 pub(super) fn mirror_config(config: &EngineConfig, database: &DatabaseConfig) -> MirrorConfig {
-    MirrorConfig::new(&database.path, config.state_dir.join("mirror").join(database.name.as_str()))
+    let state_dir = mirror_dir(config, database);
+    MirrorConfig { page_hashes: database.page_hashes, ..MirrorConfig::new(&database.path, state_dir) }
 }
 
 /// Is every database a complete mirror by its state on disk? A damaged state says no here, and why when

@@ -59,6 +59,8 @@ pub struct EqualityStatus {
     pub pages_done: u32,
     /// Pages in all; 0: not known yet.
     pub pages_total: u32,
+    /// When the sums over all pages of both nodes were last compared and equal.
+    pub sums_equal_at: Option<Instant>,
     /// Pages that differed since this node became active.
     pub mismatched_pages: u64,
     /// Of them, those that are equal again.

@@ -33,6 +33,12 @@ fn wal(database: &Path) -> PathBuf {
     format!("{}-wal", database.display()).into()
 }
 
+/// Waits until the sums over all pages have been compared from now on.
+async fn until_sums_equal(active: &Node) {
+    let before = active.status().databases[0].equality.sums_equal_at;
+    active.until_status("equal sums", |s| s.databases[0].equality.sums_equal_at > before).await;
+}
+
 async fn assert_equal(active: &Node) {
     let verified = active.verify().await.expect("the standby is there");
     assert_eq!(verified.repaired, 0);
@@ -86,6 +92,7 @@ async fn nothing_differs_after_commits_a_vacuum_a_takeover_and_the_way_back() {
     writer::fill_and_vacuum(active.database(), 3000);
     for _ in 0..5 {
         writer.commit();
+        until_sums_equal(&active).await;
         assert_equal(&active).await;
     }
     writer.kill();
@@ -96,6 +103,7 @@ async fn nothing_differs_after_commits_a_vacuum_a_takeover_and_the_way_back() {
     assert_equal(&standby).await;
     let mut writer = Writer::start(standby.database());
     writer.commit();
+    until_sums_equal(&standby).await;
     assert_equal(&standby).await;
     writer.kill();
     assert_eq!((active.alarms(), standby.alarms()), (Vec::new(), Vec::new()));
@@ -108,6 +116,37 @@ async fn a_standby_cannot_be_asked_to_verify() {
     let (active, standby) = filled_pair().await;
     let refused = standby.verify().await.expect_err("it serves nothing");
     assert!(refused.contains("verify on the node that serves"), "{refused}");
+    active.stop().await;
+    standby.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_over_all_pages_are_compared_at_rest_and_after_restarts_with_and_without_a_clean_close() {
+    let (mut active, mut standby) = filled_pair().await;
+    until_sums_equal(&active).await;
+    let mut writer = Writer::start(active.database());
+    writer.commit();
+    until_sums_equal(&active).await;
+    let cache = |node: &Node| node.directory().join("state/mirror/main/pages.hash");
+    for remove in [false, true] {
+        // Both forget, or only one of them.
+        let mut again = standby.restart(|_| {}).await;
+        if remove {
+            std::fs::remove_file(cache(&again)).expect("there is a cache");
+        }
+        again.become_standby(epoch(1)).await.expect("the mirror opens");
+        active.until_in_sync().await;
+        writer.commit();
+        until_sums_equal(&active).await;
+        standby = again;
+    }
+    writer.kill();
+    let mut active = active.restart(|_| {}).await;
+    active.become_active(epoch(1)).await.expect("the database can be followed");
+    active.until_in_sync().await;
+    active.until_status("equal sums", |s| s.databases[0].equality.sums_equal_at.is_some()).await;
+    assert_equal(&active).await;
+    assert_eq!((active.alarms(), standby.alarms()), (Vec::new(), Vec::new()));
     active.stop().await;
     standby.stop().await;
 }

@@ -80,6 +80,7 @@ fn config(
             checkpoint_frames: 100,
             wal_retain_max_bytes: 64 << 20,
             scrub_bytes_per_s: 64 << 20,
+            page_hashes: true,
         }],
         state_dir: directory.path().join("state"),
         quarantine_max_bytes: 1 << 30,
@@ -245,7 +246,8 @@ impl Node {
     pub(crate) async fn verify(&self) -> Result<Verified, String> {
         let (reply, answer) = oneshot::channel();
         self.engine.command(Command::Verify { database: main_db(), reply }).await;
-        let answer = tokio::time::timeout(LIMIT, answer).await;
+        // With a resync and its new connection in between it may take some seconds.
+        let answer = tokio::time::timeout(3 * LIMIT, answer).await;
         answer.unwrap_or_else(|_| panic!("no answer: {:?}", self.engine.status())).expect("the thread lives")
     }
 

@@ -26,6 +26,7 @@ fn storm_pair() -> (Node, Node) {
             checkpoint_frames: 100,
             wal_retain_max_bytes: 1 << 30,
             scrub_bytes_per_s: 64 << 20,
+            page_hashes: true,
         };
         config.databases = NAMES.map(database).into();
     });
