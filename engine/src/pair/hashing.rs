@@ -8,7 +8,7 @@ use super::connection::StreamSender;
 use super::thread::Inputs;
 use crate::equality::{BUILD_BYTES_PER_S, BUILD_RETRY};
 use crate::mirror::{Build, HashTicket, Mirror, MirrorError};
-use lockstep_wire::{DatabaseName, PageHashes};
+use lockstep_wire::{DatabaseName, Message, PageHashes};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -94,7 +94,7 @@ impl Hashing {
     pub(super) fn answer(
         &mut self,
         ticket: HashTicket,
-        answer: PageHashes,
+        mut answer: PageHashes,
         sender: StreamSender,
         (inputs, name): (Inputs, DatabaseName),
     ) {
@@ -108,9 +108,9 @@ impl Hashing {
                 Vec::new()
             });
             drop(reading);
-            let hashes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
+            answer.hashes = hashes.into_iter().flat_map(u64::to_le_bytes).collect();
             // A closed connection needs no answer.
-            let _ = sender.send(PageHashes { hashes, ..answer }.into()).await;
+            let _ = sender.send(Message::from(answer)).await;
         });
     }
 

@@ -213,7 +213,7 @@ impl Shipment<'_> {
         let attached = attached.await.map_err(|_| End::CaptureClosed)?;
         match &attached {
             Attached::Resumed { .. } => {
-                self.sums.borrow_mut().attached(first, standby.page_size, Instant::now())
+                self.sums.borrow_mut().attached(first, standby.page_size, Instant::now());
             }
             Attached::FromStart { page_size, .. } => {
                 self.sums.borrow_mut().attached(None, *page_size, Instant::now());
