@@ -306,7 +306,9 @@ impl Active {
         let database = &mut self.databases[index];
         let mut renew = false;
         match note {
-            ShipNote::Attached { held, published, complete } => database.attached(held, published, complete),
+            ShipNote::Attached { held, published, complete, last } => {
+                database.attached(held, published, complete, last);
+            }
             ShipNote::Target(position) => {
                 database.target = database.target.max(Some(position));
                 database.judge();

@@ -141,10 +141,20 @@ impl Served {
     }
 
     /// A standby is attached and holds so much on its disk, in part published; None: a copy comes first.
-    pub(super) fn attached(&mut self, held: Option<Position>, published: Position, complete: bool) {
+    /// `last` names its last commit by content, for a program that waits for just that one: it is not sent again.
+    pub(super) fn attached(
+        &mut self,
+        held: Option<Position>,
+        published: Position,
+        complete: bool,
+        last: Option<WalPoint>,
+    ) {
         self.renumber();
         self.barrier.attach();
         self.marks.void(self.barrier.is_solo());
+        if let Some(WalPoint { position, chain, salts }) = last {
+            self.marks.sent(position, salts, &[(position.frame, chain)]);
+        }
         self.target = None;
         self.complete = complete;
         self.synced = false;

@@ -36,6 +36,8 @@ pub(super) enum ShipNote {
         published: Position,
         /// It is a mirror already; false: it becomes one with its first acknowledgement.
         complete: bool,
+        /// Its last durable commit, when that is in our WAL with the same content.
+        last: Option<WalPoint>,
     },
     /// Everything committed before the attachment ends here.
     Target(Position),
@@ -222,14 +224,15 @@ impl Shipment<'_> {
         let begin = CopyBegin { attributes: self.attributes.take(), fork, ..CopyBegin::default() };
         match (attached, rewound) {
             (Attached::Resumed { published, .. }, Some((_, runs))) => {
-                (self.note)(ShipNote::Attached { held: None, published, complete: false });
+                (self.note)(ShipNote::Attached { held: None, published, complete: false, last: None });
                 let copying = Copying::of_fork(standby.page_size, runs);
                 // What its disk holds is what counts, not what it remembers.
                 self.begin_copy(copying, CopyBegin { rewind: true, verify: true, ..begin }).await
             }
             (Attached::Resumed { held, published }, None) => {
                 let complete = !standby.diverged;
-                (self.note)(ShipNote::Attached { held: Some(held), published, complete });
+                let last = from.filter(|from| from.position == held);
+                (self.note)(ShipNote::Attached { held: Some(held), published, complete, last });
                 if let Some(from) = from.filter(|_| standby.diverged) {
                     // Its last commit is ours: "keep everything through it" makes it a mirror again.
                     self.rewind(from).await?;
@@ -240,7 +243,7 @@ impl Shipment<'_> {
             }
             (Attached::FromStart { page_size, page_count, ahead }, _) => {
                 let published = Position::default();
-                (self.note)(ShipNote::Attached { held: None, published, complete: false });
+                (self.note)(ShipNote::Attached { held: None, published, complete: false, last: None });
                 if ahead && !standby.diverged {
                     (self.note)(ShipNote::Ahead);
                 }
