@@ -45,7 +45,8 @@ pub fn pair_of_processes(directory: &Path, interface: &str, addresses: [IpAddr; 
     let mut configs = configs(directory, interface, addresses, &NAMES.map(load));
     for (config, name) in configs.iter_mut().zip(NAMES) {
         let runtime_dir = directory.join(name);
-        config.boards = Some(BoardConfig { runtime_dir, group: None, strict: false });
+        config.boards =
+            Some(BoardConfig { runtime_dir, group: None, strict: false, refuse_alone_after: None });
     }
     configs
 }

@@ -18,7 +18,9 @@ use lockstep_engine::link::{
 };
 use lockstep_engine::pair::{BoardConfig, DatabaseConfig, Engine, EngineConfig};
 use lockstep_engine::storage::BackendChoice;
-use lockstep_failover::{self as failover, Event, FailoverType, Machine, PairState, Profile, Status};
+use lockstep_failover::{
+    self as failover, Event, FailoverType, Machine, PairState, Profile, SoloAfter, Status,
+};
 use lockstep_wire::SessionId;
 use std::net::IpAddr;
 use std::path::Path;
@@ -28,6 +30,9 @@ use std::time::Duration;
 /// An operator's switchover gives up when stopping and draining take longer than the applications' own
 /// stop time-outs and this.
 const RELEASE_SLACK: Duration = Duration::from_secs(10);
+
+/// Where nothing is acknowledged alone: a connection is back before, or the standby is gone.
+const REFUSE_ALONE_AFTER: Duration = Duration::from_secs(2);
 
 /// How much quarantine may hold.
 const QUARANTINE_MAX_BYTES: u64 = 64 << 30;
@@ -277,6 +282,7 @@ fn start_engine(
             runtime_dir: paths.runtime_dir.clone(),
             group: crate::control::group(),
             strict: false,
+            refuse_alone_after: (pair.solo_after == SoloAfter::Never).then_some(REFUSE_ALONE_AFTER),
         }),
         storage: match config.node.io_backend {
             config::IoBackend::Blocking => BackendChoice::Blocking,

@@ -52,6 +52,10 @@ pub(super) struct Active {
     in_sync: bool,
     /// Answered once everything committed before is durable on the standby.
     durable_replies: Vec<oneshot::Sender<()>>,
+    /// Since when there is no standby.
+    alone_since: Option<Instant>,
+    /// After so long without one nobody may begin to write.
+    refuse_alone_after: Option<Duration>,
 }
 
 struct Session {
@@ -82,8 +86,16 @@ impl Active {
                 Served::new(of, t, boards.of(i), config.commit_mode)
             })
             .collect();
-        let mut active =
-            Self { epoch, databases, session: None, inputs, in_sync: false, durable_replies: Vec::new() };
+        let mut active = Self {
+            epoch,
+            databases,
+            session: None,
+            inputs,
+            in_sync: false,
+            durable_replies: Vec::new(),
+            alone_since: None,
+            refuse_alone_after: config.boards.as_ref().and_then(|boards| boards.refuse_alone_after),
+        };
         for index in 0..active.databases.len() {
             active.databases[index].marks.void(false);
             active.try_capture(index, Duration::ZERO);
@@ -170,6 +182,18 @@ impl Active {
             }
         }
         renew
+    }
+
+    /// Where commits are never acknowledged alone, programs are refused before they write, not after: a
+    /// connection that comes back soon is waited for.
+    pub(super) fn watch_standby(&mut self) {
+        let answered = self.session.as_ref().is_some_and(|session| session.answered);
+        self.alone_since = if answered { None } else { self.alone_since.or_else(|| Some(Instant::now())) };
+        let Some(after) = self.refuse_alone_after else { return };
+        let in_vain = self.alone_since.is_some_and(|since| since.elapsed() >= after);
+        for database in &mut self.databases {
+            database.marks.set_in_vain(in_vain, false);
+        }
     }
 
     /// A standby is connected: tell it what will come.

@@ -96,11 +96,13 @@ pub(super) struct Marks {
     mode: CommitMode,
     /// Sent to the attached standby and not yet released, oldest first.
     sent: VecDeque<(Position, Mark)>,
+    /// Nobody will release what is committed from now on.
+    in_vain: bool,
 }
 
 impl Marks {
     pub(super) fn new(board: Option<CommitBoard>, mode: CommitMode) -> Self {
-        Self { board, mode, sent: VecDeque::new() }
+        Self { board, mode, sent: VecDeque::new(), in_vain: false }
     }
 
     /// Where its programs poke.
@@ -164,10 +166,19 @@ impl Marks {
         }
     }
 
+    /// Whether waiting has no end in sight: then no program may begin to write.
+    pub(super) fn set_in_vain(&mut self, in_vain: bool, solo: bool) {
+        if self.in_vain != in_vain {
+            self.in_vain = in_vain;
+            self.rule(solo);
+        }
+    }
+
     fn rule_of(&self, solo: bool) -> Rule {
         match (self.mode, solo) {
             (CommitMode::Local, _) => Rule::Local,
             (_, true) => Rule::Solo,
+            (_, false) if self.in_vain => Rule::Refuse,
             (_, false) => Rule::Hold,
         }
     }

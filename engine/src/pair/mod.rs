@@ -32,6 +32,7 @@ use crate::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What the data thread of one pair needs to know.
@@ -66,6 +67,9 @@ pub struct BoardConfig {
     pub group: Option<u32>,
     /// Programs wait before anybody can read a commit, not after.
     pub strict: bool,
+    /// After so long without a standby no program may begin to write: its commit would wait without an end.
+    /// None: commits are acknowledged alone at some time, so that waiting is better.
+    pub refuse_alone_after: Option<Duration>,
 }
 
 /// One replicated database on this node.

@@ -478,10 +478,11 @@ impl DataThread {
     }
 
     fn tick(&mut self) {
-        if let Role::Active(active) = &mut self.role
-            && active.watch_captures()
-        {
-            self.drop_connection("the standby must attach anew");
+        if let Role::Active(active) = &mut self.role {
+            active.watch_standby();
+            if active.watch_captures() {
+                self.drop_connection("the standby must attach anew");
+            }
         }
         self.show();
     }

@@ -174,6 +174,23 @@ async fn programs_return_alone_only_while_solo_is_allowed_and_the_lease_holds() 
     active.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_acknowledged_alone_no_program_may_begin_to_write_without_a_standby() {
+    let refuse = |config: &mut EngineConfig| {
+        let boards = config.boards.as_mut().expect("the tests have boards");
+        boards.refuse_alone_after = Some(QUIET);
+    };
+    let (active, mut standby) = in_sync_with(refuse).await;
+    let board = reader(&active);
+    assert_eq!(board.rule(), Rule::Hold);
+    standby.become_idle().await;
+    until_rule(&board, Rule::Refuse).await;
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    until_rule(&board, Rule::Hold).await;
+    active.stop().await;
+    standby.stop().await;
+}
+
 async fn until_rule(board: &BoardReader, rule: Rule) {
     let until = tokio::time::Instant::now() + LIMIT;
     while board.rule() != rule {

@@ -66,14 +66,15 @@ async fn a_bit_that_flips_on_the_standbys_disk_is_named_and_put_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_active_that_capture_never_saw_is_found_and_shipped() {
-    let (mut active, mut standby) = filled_pair().await;
+    let (mut active, standby) = filled_pair().await;
     // As if the frame with this change had been dropped on its way: neither the log nor the link knows of it.
     flip(active.database(), 41 * PAGE + 99);
     let verified = active.verify().await.expect("the standby is there");
     assert_eq!(verified.repaired, 1);
     assert!(active.alarms().iter().any(|a| a.contains("page 42;")), "{:?}", active.alarms());
     let at = 41 * PAGE as usize..42 * PAGE as usize;
-    let pages = [active.database(), standby.database()].map(|path| std::fs::read(path).expect("it can be read"));
+    let pages =
+        [active.database(), standby.database()].map(|path| std::fs::read(path).expect("it can be read"));
     assert!(pages[0][at.clone()] == pages[1][at], "the standby has the active's page");
     assert_equal(&active).await;
     active.stop().await;

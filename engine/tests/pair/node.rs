@@ -101,7 +101,12 @@ fn config(
         },
         identity,
         commit_mode: CommitMode::Durable,
-        boards: Some(BoardConfig { runtime_dir: directory.path().to_owned(), group: None, strict: false }),
+        boards: Some(BoardConfig {
+            runtime_dir: directory.path().to_owned(),
+            group: None,
+            strict: false,
+            refuse_alone_after: None,
+        }),
         storage: BackendChoice::Best,
         may_release: Arc::new(|| true),
     }
@@ -189,7 +194,8 @@ impl Node {
     /// Waits until the status shows something.
     pub(crate) async fn until_status(&self, what: &str, mut is_it: impl FnMut(&EngineStatus) -> bool) {
         let until = tokio::time::Instant::now() + LIMIT;
-        while !is_it(&self.engine.status()) {
+        // A role that has just begun shows its databases a moment later.
+        while self.engine.status().databases.is_empty() || !is_it(&self.engine.status()) {
             assert!(tokio::time::Instant::now() < until, "no {what}: {:#?}", self.engine.status());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

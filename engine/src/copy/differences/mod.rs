@@ -1,7 +1,7 @@
 //! Row-level differences of two ordinary databases: what one has that the other lacks.
 //!
 //! For people who must decide what to carry over from a quarantine. Works on copies that nobody
-//! writes, through SQLite only. Rows are matched by a key ([`tables`]); a table without one is only
+//! writes, through SQLite only. Rows are matched by a key (see tables.rs); a table without one is only
 //! counted. Values are compared as stored: by type and byte, whatever collation the table has.
 
 mod script;
