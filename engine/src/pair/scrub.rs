@@ -99,6 +99,8 @@ pub(super) struct Scrub {
     /// Pages of the present range that differed, until they are equal.
     wrong: Vec<u32>,
     repairs: u32,
+    /// `wrong` is to be read and sent.
+    resend: bool,
     /// A pass at full speed: somebody waits for it, or a doubt has come up.
     urgent: bool,
     /// Begin the pass anew with the next answer.
@@ -126,6 +128,7 @@ impl Scrub {
             differed: 0,
             wrong: Vec::new(),
             repairs: 0,
+            resend: false,
             urgent: false,
             restart: false,
             rebuild: false,
@@ -173,6 +176,7 @@ impl Scrub {
         self.next = 1;
         self.differed = 0;
         self.repairs = 0;
+        self.resend = false;
         self.wrong.clear();
         self.due = now;
     }
@@ -181,6 +185,7 @@ impl Scrub {
     pub(super) fn attached(&mut self, now: Instant) {
         self.step = Step::Rest;
         self.repairs = 0;
+        self.resend = false;
         self.unsupported = false;
         if self.restart {
             self.begin_pass(now);
@@ -230,6 +235,9 @@ impl Scrub {
             return Todo::Rest(self.due);
         }
         self.step = Step::Reading { since: now };
+        if std::mem::take(&mut self.resend) {
+            return Todo::Read(ReadAt::Contents { pages: self.wrong.clone() });
+        }
         Todo::Read(ReadAt::Hashes { first_page: self.next, page_count: self.range_pages })
     }
 
@@ -303,7 +311,7 @@ impl Scrub {
             self.range_is_equal(count, now);
             return None;
         }
-        Some(self.differs(at, wrong, now))
+        self.differs(at, &wrong, now)
     }
 
     fn retry(&mut self, now: Instant) {
@@ -311,7 +319,7 @@ impl Scrub {
         self.due = now + RETRY_PAUSE;
     }
 
-    fn differs(&mut self, at: Position, wrong: Vec<u32>, now: Instant) -> Todo {
+    fn differs(&mut self, at: Position, wrong: &[u32], now: Instant) -> Option<Todo> {
         if self.wrong.is_empty() {
             self.mismatches += wrong.len() as u64;
             self.differed += wrong.len() as u64;
@@ -319,22 +327,24 @@ impl Scrub {
                 alarm: true,
                 sentence: format!(
                     "the standby's disk holds other contents than this node at {at}: {}; they are sent again now. Check disk and memory of both nodes; if it comes again, replace the node that causes it",
-                    named(&wrong)
+                    named(wrong)
                 ),
             });
         }
-        self.wrong.clone_from(&wrong);
+        self.wrong = wrong.to_vec();
         self.repairs += 1;
         if self.repairs > REPAIRS_MAX {
             let sentence =
-                format!("{} cannot be put right alone: the whole database is compared now", named(&wrong));
+                format!("{} cannot be put right alone: the whole database is compared now", named(wrong));
             self.words.push(Word { alarm: true, sentence });
             self.next = 1;
             self.urgent = true;
-            return Todo::Resync;
+            return Some(Todo::Resync);
         }
-        self.step = Step::Reading { since: now };
-        Todo::Read(ReadAt::Contents { pages: wrong })
+        // Not at once: capture may be reading for the sums.
+        self.resend = true;
+        self.due = now;
+        None
     }
 
     fn range_is_equal(&mut self, count: u32, now: Instant) {
@@ -452,8 +462,8 @@ mod tests {
     fn a_page_that_differs_is_an_alarm_sent_again_and_compared_again() {
         let now = Instant::now();
         let mut scrub = asked(now);
-        let todo = scrub.answered(&answer(at(7), 1, &[1, 9, 3]), now);
-        assert_eq!(todo, Some(Todo::Read(ReadAt::Contents { pages: vec![2] })));
+        assert_eq!(scrub.answered(&answer(at(7), 1, &[1, 9, 3]), now), None);
+        assert_eq!(scrub.todo(now), Todo::Read(ReadAt::Contents { pages: vec![2] }));
         let words = scrub.words();
         assert!(words[0].alarm && words[0].sentence.contains("page 2;"), "{words:?}");
         let contents = PagesAt { contents: vec![(2, vec![5; 4096].into())], ..pages(0, &[], 3) };
@@ -473,7 +483,8 @@ mod tests {
         let mut scrub = asked(now);
         for _ in 0..REPAIRS_MAX {
             let todo = scrub.answered(&answer(at(7), 1, &[1, 9, 3]), now);
-            assert!(matches!(todo, Some(Todo::Read(ReadAt::Contents { .. }))));
+            assert_eq!(todo, None);
+            assert!(matches!(scrub.todo(now), Todo::Read(ReadAt::Contents { .. })));
             let contents = PagesAt { contents: vec![(2, vec![5; 4096].into())], ..pages(0, &[], 3) };
             scrub.read(Some(at(7)), contents, now);
             scrub.todo(now);

@@ -214,8 +214,11 @@ impl Shipment<'_> {
         self.tell(CaptureCommand::Attach { from: first, published, reply })?;
         let attached = attached.await.map_err(|_| End::CaptureClosed)?;
         match &attached {
-            Attached::Resumed { .. } => {
-                self.sums.borrow_mut().attached(first, standby.page_size, Instant::now());
+            Attached::Resumed { held, published: told } => {
+                // A commit in doubt is in no sum of ours and may be taken back: they begin with the next one.
+                let known = first.into_iter().chain(published).find(|point| point.position == *held);
+                let from = known.filter(|_| held == told);
+                self.sums.borrow_mut().attached(from, standby.page_size, Instant::now());
             }
             Attached::FromStart { page_size, .. } => {
                 self.sums.borrow_mut().attached(None, *page_size, Instant::now());

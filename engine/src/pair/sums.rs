@@ -129,6 +129,8 @@ impl ServedSums {
             CaptureEvent::Published(position) => cache.publish(position.frame),
             CaptureEvent::Rewind(to) => {
                 cache.rewind(to.position.frame, to.chain);
+                // What comes instead has the same positions.
+                self.remembered.retain(|(position, _)| *position <= to.position);
                 self.sent = *to;
             }
             CaptureEvent::EndOfCopy { position, .. } if cache.is_off() => {
