@@ -61,21 +61,22 @@ struct Wait {
 }
 
 impl Wait {
-    fn environment(&self, paths: &Paths) -> anyhow::Result<BTreeMap<&'static str, OsString>> {
-        let library = library(self.library.as_deref())?;
+    /// The library, and what a program's environment needs for it.
+    fn environment(&self, paths: &Paths) -> anyhow::Result<(PathBuf, BTreeMap<&'static str, OsString>)> {
+        let found = find(self.library.as_deref())?;
         let mut environment = BTreeMap::from([
-            ("LD_PRELOAD", preload(&library, std::env::var_os("LD_PRELOAD"))),
+            ("LD_PRELOAD", preload(&found, std::env::var_os("LD_PRELOAD"))),
             ("LOCKSTEP_SOCKET", socket(paths)),
         ]);
         if self.strict {
             environment.insert("LOCKSTEP_STRICT", "1".into());
         }
-        Ok(environment)
+        Ok((found, environment))
     }
 }
 
 pub(super) fn run(args: &RunArgs, paths: &Paths) -> anyhow::Result<Exit> {
-    let environment = args.wait.environment(paths)?;
+    let (_, environment) = args.wait.environment(paths)?;
     let [name, arguments @ ..] = args.command.as_slice() else { bail!("a command is needed") };
     if let Some(reason) = program::refuses_preload(Path::new(name))? {
         eprintln!(
@@ -89,11 +90,10 @@ pub(super) fn run(args: &RunArgs, paths: &Paths) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn shim(args: &ShimArgs, paths: &Paths) -> anyhow::Result<Exit> {
-    let environment = args.wait.environment(paths)?;
+    let (library, environment) = args.wait.environment(paths)?;
     if args.json {
         let text = |value: &OsString| value.to_string_lossy().into_owned();
         let environment: BTreeMap<_, _> = environment.iter().map(|(n, v)| (n, text(v))).collect();
-        let library = library(args.wait.library.as_deref())?;
         print_json(&serde_json::json!({ "library": library, "environment": environment }))?;
         return Ok(Exit::Done);
     }
@@ -103,7 +103,6 @@ pub(super) fn shim(args: &ShimArgs, paths: &Paths) -> anyhow::Result<Exit> {
         put(&lines)?;
         return Ok(Exit::Done);
     }
-    let library = library(args.wait.library.as_deref())?;
     put(&format!(
         "Start a program with the shim:\n  lockstep run -- COMMAND\nor with this environment (lockstep shim --print-env):\n{}\
          or load it into one connection, from SQL:\n  SELECT load_extension('{}');\n",
@@ -130,7 +129,7 @@ fn preload(library: &Path, others: Option<OsString>) -> OsString {
 }
 
 /// Beside this program, in Cargo's folder of libraries, or where packages put it.
-fn library(chosen: Option<&Path>) -> anyhow::Result<PathBuf> {
+fn find(chosen: Option<&Path>) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("/proc is needed to find the shim's library")?;
     let beside = program.parent().unwrap_or(Path::new("/"));
     let places = match chosen {
@@ -164,8 +163,8 @@ mod tests {
     fn a_library_that_is_not_there_or_cannot_be_named_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("a b.so");
-        assert!(library(Some(&file)).unwrap_err().to_string().contains("--library"));
+        assert!(find(Some(&file)).unwrap_err().to_string().contains("--library"));
         std::fs::write(&file, "").expect("it is written");
-        assert!(library(Some(&file)).unwrap_err().to_string().contains("neither space nor colon"));
+        assert!(find(Some(&file)).unwrap_err().to_string().contains("neither space nor colon"));
     }
 }

@@ -192,7 +192,7 @@ impl Active {
         let Some(after) = self.refuse_alone_after else { return };
         let in_vain = self.alone_since.is_some_and(|since| since.elapsed() >= after);
         for database in &mut self.databases {
-            database.marks.set_in_vain(in_vain, false);
+            database.marks.set_in_vain(in_vain);
         }
     }
 

@@ -167,10 +167,11 @@ impl Marks {
     }
 
     /// Whether waiting has no end in sight: then no program may begin to write.
-    pub(super) fn set_in_vain(&mut self, in_vain: bool, solo: bool) {
+    pub(super) fn set_in_vain(&mut self, in_vain: bool) {
         if self.in_vain != in_vain {
             self.in_vain = in_vain;
-            self.rule(solo);
+            // Whoever may return alone is told so with the next release.
+            self.rule(false);
         }
     }
 

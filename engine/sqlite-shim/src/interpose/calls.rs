@@ -6,10 +6,10 @@
 
 use super::files::{self, Kind};
 use super::real;
+use crate::guard::guarded;
 use crate::waiting::{self, Database};
 use libc::{c_char, c_int, c_void, off64_t, size_t, ssize_t};
 use std::ffi::CStr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -21,9 +21,9 @@ const WRITE_LOCK: i64 = 120;
 /// Bytes that tell the page size of a log.
 const LOG_HEAD_BYTES: usize = 12;
 
-/// Whatever goes wrong in here must not reach the program.
-fn quietly<T>(act: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(act)).ok()
+/// The database whose `kind` of file this descriptor is.
+fn watched(fd: c_int, kind: Kind) -> Option<Arc<Database>> {
+    guarded(None, || files::database(fd, kind))
 }
 
 /// # Safety
@@ -32,7 +32,7 @@ unsafe fn opened(fd: c_int, path: *const c_char) -> c_int {
     if fd >= 0 && !path.is_null() {
         // SAFETY: the caller's promise.
         let path = unsafe { CStr::from_ptr(path) };
-        quietly(|| files::opened(fd, path));
+        guarded((), || files::opened(fd, path));
     }
     fd
 }
@@ -41,12 +41,12 @@ unsafe fn opened(fd: c_int, path: *const c_char) -> c_int {
 /// `bytes` are readable for `length`, as libc's `write` asks.
 unsafe fn wrote(database: &Arc<Database>, fd: c_int, offset: i64, bytes: *const c_void, written: ssize_t) {
     let (Ok(offset), Ok(length)) = (u64::try_from(offset), usize::try_from(written)) else {
-        quietly(|| waiting::failed(database));
+        guarded((), || waiting::failed(database));
         return;
     };
     // SAFETY: the caller's promise; no more was written than it gave.
     let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) };
-    quietly(|| waiting::wrote(database, offset, bytes, || log_head(fd)));
+    guarded((), || waiting::wrote(database, offset, bytes, || log_head(fd)));
 }
 
 fn log_head(fd: c_int) -> Option<Vec<u8>> {
@@ -57,8 +57,8 @@ fn log_head(fd: c_int) -> Option<Vec<u8>> {
 }
 
 fn synced(fd: c_int, result: c_int) -> c_int {
-    if let Some(database) = quietly(|| files::database(fd, Kind::Log)).flatten() {
-        quietly(|| match result {
+    if let Some(database) = watched(fd, Kind::Log) {
+        guarded((), || match result {
             0 if database.is_strict() => waiting::hold(&database),
             0 => {}
             _ => waiting::failed(&database),
@@ -99,7 +99,7 @@ unsafe fn control(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let lock = unsafe { write_lock(command, argument) };
-    let database = lock.and_then(|_| quietly(|| files::database(fd, Kind::Shared)).flatten());
+    let database = lock.and_then(|_| watched(fd, Kind::Shared));
     let (Some(takes), Some(database)) = (lock, database) else {
         // SAFETY: the caller's promise.
         return unsafe { real(fd, command, argument) };
@@ -108,7 +108,7 @@ unsafe fn control(
         database.look();
         database.is_refused()
     };
-    if takes && quietly(refused) == Some(true) {
+    if takes && guarded(false, refused) {
         // SAFETY: errno is this thread's own. SQLite makes SQLITE_BUSY of it.
         unsafe { *libc::__errno_location() = libc::EAGAIN };
         return -1;
@@ -116,7 +116,7 @@ unsafe fn control(
     // SAFETY: the caller's promise.
     let result = unsafe { real(fd, command, argument) };
     if result != -1 {
-        quietly(|| {
+        guarded((), || {
             if takes {
                 waiting::began(&database);
             } else {
@@ -157,7 +157,7 @@ unsafe extern "C" fn close(fd: c_int) -> c_int {
 /// As libc's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn write(fd: c_int, bytes: *const c_void, length: size_t) -> ssize_t {
-    let Some(database) = quietly(|| files::database(fd, Kind::Log)).flatten() else {
+    let Some(database) = watched(fd, Kind::Log) else {
         // SAFETY: the caller's promise.
         return unsafe { real::write(fd, bytes, length) };
     };
@@ -190,7 +190,7 @@ unsafe extern "C" fn pwrite64(fd: c_int, bytes: *const c_void, length: size_t, o
 /// # Safety
 /// As [`wrote`].
 unsafe fn written_at(fd: c_int, bytes: *const c_void, offset: off64_t, written: ssize_t) -> ssize_t {
-    if let Some(database) = quietly(|| files::database(fd, Kind::Log)).flatten() {
+    if let Some(database) = watched(fd, Kind::Log) {
         // SAFETY: the caller's promise.
         unsafe { wrote(&database, fd, offset, bytes, written) };
     }
