@@ -113,8 +113,8 @@ impl Follower {
         let fourth = super::marks::connect(&files.path)
             .and_then(|connection| super::scrub::prepare(&connection).map(|()| connection))
             .map_err(|source| CaptureError::Sqlite { what: "open", path: files.path.clone(), source })?;
-        let scrubber = Scrubber::start(fourth, Arc::clone(&files), Arc::clone(&signal))?;
-        let checkpointer = Checkpointer::start(third, Arc::clone(&files), signal)?;
+        let scrubber = Scrubber::start(fourth, &files, Arc::clone(&signal))?;
+        let checkpointer = super::checkpointer::start(third, &files, signal)?;
         let mut follower = Self {
             checkpointer,
             scrubber,

@@ -63,7 +63,7 @@ impl Follower {
             return Ok(Pace::Idle);
         }
         if grown(index, self.ahead.begun_at) > limit / REST_SHARE && self.ahead.rounds < AHEAD_MAX {
-            self.checkpointer.begin()?;
+            self.checkpointer.begin(())?;
             let rounds = self.ahead.rounds + 1;
             self.ahead = Ahead { running: true, begun_at: Seen::of(index), rounds };
             return Ok(Pace::Idle);

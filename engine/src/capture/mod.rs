@@ -26,6 +26,7 @@ mod status;
 mod take;
 mod thread;
 mod wakeup;
+mod worker;
 
 pub use admission::{DatabaseHeader, Opener, Openers, examine, openers};
 pub use error::CaptureError;

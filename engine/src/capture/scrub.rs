@@ -9,14 +9,13 @@ use super::cursor::{Cursor, Next};
 use super::files::Files;
 use super::follow::{Follower, Mode, Pace};
 use super::wakeup::Signal;
+use super::worker::Worker;
 use super::{CaptureError, CaptureEvent, PagesAt, ReadAt, marks};
 use crate::wal::{WalIndex, lock_page};
 use bytes::Bytes;
 use lockstep_wire::Position;
 use rusqlite::{Connection, OptionalExtension};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Pages read in one transaction at most: a longer one would keep a checkpoint from its end.
@@ -34,9 +33,7 @@ type ReadDone = Result<Option<(WalIndex, PagesAt)>, CaptureError>;
 /// The thread that reads, and what it is at.
 #[derive(Debug)]
 pub(super) struct Scrubber {
-    jobs: Option<SyncSender<ReadAt>>,
-    done: Receiver<ReadDone>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker<ReadAt, ReadDone>,
     /// The session's wish, not begun.
     wish: Option<ReadAt>,
     running: bool,
@@ -47,30 +44,16 @@ pub(super) struct Scrubber {
 }
 
 impl Scrubber {
-    /// Starts the thread; `signal` wakes the capture thread after each job.
+    /// Starts the thread.
     pub(super) fn start(
         connection: Connection,
-        files: Arc<Files>,
+        files: &Arc<Files>,
         signal: Arc<Signal>,
     ) -> Result<Self, CaptureError> {
-        let path = files.path.clone();
-        let (jobs, waiting) = sync_channel::<ReadAt>(1);
-        let (tell, done) = sync_channel(1);
-        let work = move || {
-            while let Ok(job) = waiting.recv() {
-                let result = read_at(&connection, &files, &job);
-                if tell.send(result).is_err() {
-                    return;
-                }
-                signal.raise();
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("lockstep-scrub".to_owned())
-            .spawn(work)
-            .map_err(|source| CaptureError::Io { what: "start a thread for", path, source })?;
-        let (jobs, thread) = (Some(jobs), Some(thread));
-        Ok(Self { jobs, done, thread, wish: None, running: false, stale: false, read: None })
+        let own = Arc::clone(files);
+        let work = move |job| read_at(&connection, &own, &job);
+        let worker = Worker::start("lockstep-scrub", files, signal, work)?;
+        Ok(Self { worker, wish: None, running: false, stale: false, read: None })
     }
 
     /// A wish of the session; it replaces one that has not begun.
@@ -89,40 +72,22 @@ impl Scrubber {
     fn turn(&mut self) -> Result<bool, CaptureError> {
         let mut failed = false;
         if self.running {
-            match self.done.try_recv() {
-                Ok(done) => {
-                    self.running = false;
-                    let read = done?;
-                    if !std::mem::take(&mut self.stale) {
-                        failed = read.is_none();
-                        self.read = read;
-                    }
-                }
-                Err(TryRecvError::Empty) => return Ok(false),
-                Err(TryRecvError::Disconnected) => return Err(CaptureError::Stopped),
+            let Some(done) = self.worker.done()? else { return Ok(false) };
+            self.running = false;
+            let read = done?;
+            if !std::mem::take(&mut self.stale) {
+                failed = read.is_none();
+                self.read = read;
             }
         }
         if self.read.is_none()
             && !failed
             && let Some(job) = self.wish.take()
         {
-            let jobs = self.jobs.as_ref().expect("open until dropped");
-            jobs.try_send(job).map_err(|_| CaptureError::Stopped)?;
+            self.worker.begin(job)?;
             self.running = true;
         }
         Ok(failed)
-    }
-}
-
-impl Drop for Scrubber {
-    /// Waits for the job under way: the connection must be gone before a descriptor is closed.
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the scrub thread panicked");
-        }
     }
 }
 
