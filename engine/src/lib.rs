@@ -7,6 +7,7 @@ pub mod capture;
 pub mod copy;
 pub mod durable;
 pub mod equality;
+pub mod files;
 pub mod link;
 pub mod mirror;
 pub mod pair;

@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use lockstep_wire::{
     DatabaseName, Deframer, Epoch, Frame, FrameError, HEADER_BYTES, Heartbeat, MAX_BODY_BYTES, Message,
-    NodeId, PairId, Position, SessionId,
+    NodeId, PairId, Position, SessionId, TreeEntry, TreeFailure, TreeName, TreeOp, TreeXattr, pack, unpack,
 };
 use std::{fmt::Display, str::FromStr};
 
@@ -37,6 +37,12 @@ pub(crate) fn messages(data: &[u8]) {
     let kind = u16::from_le_bytes([*low, *high]);
     if let Ok(message) = Message::decode(kind, body.to_vec().into()) {
         assert_eq!(message.kind(), kind);
+        match &message {
+            Message::TreeOps(ops) => packed::<TreeOp>(&ops.ops),
+            Message::TreeAck(ack) => packed::<TreeFailure>(&ack.failures),
+            Message::TreeListing(listing) => packed::<TreeEntry>(&listing.entries),
+            _ => {}
+        }
         assert_eq!(Message::decode(kind, message.encode()), Ok(message), "a message survives being sent on");
     }
     if kind == 0
@@ -45,6 +51,10 @@ pub(crate) fn messages(data: &[u8]) {
         let again = prost::Message::encode_to_vec(&heartbeat);
         assert_eq!(<Heartbeat as prost::Message>::decode(&again[..]), Ok(heartbeat));
     }
+    if kind == 0 {
+        packed::<TreeXattr>(body);
+        packed::<TreeOp>(body);
+    }
     if let Ok(text) = std::str::from_utf8(body) {
         same_text::<Epoch>(text);
         same_text::<Position>(text);
@@ -52,7 +62,18 @@ pub(crate) fn messages(data: &[u8]) {
         same_text::<SessionId>(text);
         same_text::<PairId>(text);
         same_text::<DatabaseName>(text);
+        same_text::<TreeName>(text);
     }
+}
+
+/// A packed list: never more entries than bytes, nothing after an error, and sound entries survive being sent on.
+fn packed<M: prost::Message + Default + PartialEq + Clone + std::fmt::Debug>(list: &[u8]) {
+    let read: Vec<_> = unpack::<M>(list.to_vec().into()).take(list.len() + 1).collect();
+    assert!(read.len() <= list.len(), "every entry takes a byte");
+    let sound: Vec<M> = read.iter().map_while(|entry| entry.as_ref().ok().cloned()).collect();
+    assert!(sound.len() + 1 >= read.len(), "nothing comes after an error");
+    let again: Result<Vec<M>, _> = unpack(pack(sound.clone())).collect();
+    assert_eq!(again, Ok(sound));
 }
 
 fn same_text<T: FromStr + Display>(text: &str) {

@@ -6,7 +6,7 @@
 //! | 4 | 2 | protocol version |
 //! | 6 | 2 | kind of the message |
 //! | 8 | 2 | flags: bit 0 the body is zstd |
-//! | 10 | 2 | stream: 0 control, n the n-th database |
+//! | 10 | 2 | stream: 0 control, n the n-th database, then the trees |
 //! | 12 | 4 | length of the body as sent |
 //! | 16 | 4 | length of the body unpacked |
 //! | 20 | 4 | CRC-32 over the header (with this field 0) and the body as sent |

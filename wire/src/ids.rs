@@ -114,3 +114,7 @@ name_text!(
     /// A replicated database; paths differ between nodes and in containers, names do not.
     DatabaseName
 );
+name_text!(
+    /// A replicated tree of files; its root may lie elsewhere on the other node, its name may not.
+    TreeName
+);

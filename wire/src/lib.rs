@@ -11,13 +11,15 @@ mod heartbeat;
 mod ids;
 mod messages;
 mod position;
+mod tree;
 mod version;
 
 pub use deframer::Deframer;
 pub use epoch::Epoch;
 pub use frame::{Frame, FrameError, FrameHeader, HEADER_BYTES, MAX_BODY_BYTES};
 pub use heartbeat::{Heartbeat, Intent};
-pub use ids::{DatabaseName, IdError, NodeId, PairId, SessionId};
+pub use ids::{DatabaseName, IdError, NodeId, PairId, SessionId, TreeName};
 pub use messages::*;
 pub use position::{Chain, FrameNo, Position, Salts, WalGeneration};
+pub use tree::*;
 pub use version::{ProtocolVersion, VERSIONS};

@@ -1,11 +1,12 @@
 //! The messages of the data connection, with explicit tags.
 //!
 //! Each message is the body of one frame; the frame header carries its kind, the epoch and the
-//! stream (0: control, n: the n-th database of [`Databases`]). Unknown fields are skipped, so that
+//! stream (0: control, n: the n-th database of [`Databases`], then the trees of [`Trees`]). Unknown fields are skipped, so that
 //! two neighbouring versions understand each other; a tag is never used twice.
 //! docs/protocol.md holds the table, checked by a test.
 
 use crate::MAX_BODY_BYTES;
+use crate::tree::*;
 use bytes::Bytes;
 
 /// The longest body of a message that carries no pages, WAL frames or hashes. Decoding makes up to
@@ -468,6 +469,12 @@ messages! {
     16 Goodbye "both" MAX_CONTROL_BYTES,
     17 ForkQuery "active" MAX_CONTROL_BYTES,
     18 ForkPages "standby" MAX_BODY_BYTES,
+    19 Trees "active" MAX_CONTROL_BYTES,
+    20 TreeStates "standby" MAX_CONTROL_BYTES,
+    21 TreeOps "active" MAX_BODY_BYTES,
+    22 TreeAck "standby" MAX_BODY_BYTES,
+    23 TreeListRequest "active" MAX_CONTROL_BYTES,
+    24 TreeListing "standby" MAX_BODY_BYTES,
 }
 
 /// Why a frame's body is not a message.

@@ -118,8 +118,53 @@ fn data_message() -> impl Strategy<Value = Message> {
     ]
 }
 
+fn tree_op() -> impl Strategy<Value = TreeOp> {
+    let bytes = (body_bytes(), body_bytes(), body_bytes());
+    let meta = proptest::option::of((any::<(u32, u32, u32)>(), any::<(i64, u32)>(), body_bytes()));
+    (any::<i32>(), any::<(u64, u64, u64)>(), bytes, meta).prop_map(|(kind, numbers, bytes, meta)| TreeOp {
+        kind,
+        size: numbers.0,
+        offset: numbers.1,
+        length: numbers.2,
+        path: bytes.0,
+        from: bytes.1,
+        content: bytes.2.slice(..bytes.2.len().min(16)),
+        data: bytes.2,
+        expected: (kind % 2 == 0).then_some(TreeExpected { size: numbers.0, ..TreeExpected::default() }),
+        meta: meta.map(|(owner, (mtime_s, mtime_ns), xattrs)| {
+            let (mode, user, group) = owner;
+            TreeMeta { mode, user, group, mtime_s, mtime_ns, xattrs }
+        }),
+    })
+}
+
+fn tree_message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        (any::<(u64, u64, bool)>(), vec(tree_op(), 0..6)).prop_map(|((index, batch, last), ops)| {
+            TreeOps { index, batch, last, ops: pack(ops) }.into()
+        }),
+        (any::<(u64, u64, u64, bool)>(), body_bytes()).prop_map(|(n, failures)| {
+            TreeAck { index: n.0, batch: n.1, received_bytes: n.2, more: n.3, failures }.into()
+        }),
+        (any::<(u64, i32, bool)>(), body_bytes()).prop_map(|((request, question, deep), path)| {
+            TreeListRequest { request, question, path, deep }.into()
+        }),
+        (any::<(u64, bool, u64, String)>(), body_bytes()).prop_map(|(n, entries)| {
+            let (request, last, first_batch, fault) = n;
+            TreeListing { request, entries, last, first_batch, fault, ..TreeListing::default() }.into()
+        }),
+        any::<(String, u64, u64)>().prop_map(|(name, index, batch)| {
+            Trees { trees: vec![TreeAnnounced { name, index, batch }; 2] }.into()
+        }),
+        any::<(u32, u64, u64, bool, String)>().prop_map(|(stream, index, batch, empty, fault)| {
+            let state = TreeState { stream, index, batch, interrupted: !empty, empty, fault };
+            TreeStates { states: vec![state] }.into()
+        }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
-    prop_oneof![control_message(), data_message()]
+    prop_oneof![control_message(), data_message(), tree_message()]
 }
 
 fn epoch() -> impl Strategy<Value = Epoch> {
@@ -223,6 +268,15 @@ proptest! {
     fn any_bytes_are_taken_without_a_panic(data in vec(any::<u8>(), 0..400), kind in 0..40_u16) {
         crate::checks::deframer(&data);
         crate::checks::messages(&[&kind.to_le_bytes()[..], &data].concat());
+    }
+
+    #[test]
+    fn a_packed_list_is_read_entry_by_entry_without_copying(ops in vec(tree_op(), 0..6)) {
+        let list = pack(ops.clone());
+        let read: Vec<TreeOp> = unpack(list.clone()).collect::<Result<_, _>>().expect("a sound list");
+        let inside = |data: &Bytes| data.is_empty() || list.as_ptr_range().contains(&data.as_ptr());
+        prop_assert!(read.iter().all(|op| inside(&op.data)), "the data lies inside the list");
+        prop_assert_eq!(read, ops);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use lockstep_wire::{HEADER_BYTES, MAX_BODY_BYTES, MAX_CONTROL_BYTES, Message, Pr
 use std::{fmt::Write, fs, path::PathBuf};
 
 const MESSAGES: &str = include_str!("../../src/messages.rs");
+const TREES: &str = include_str!("../../src/tree.rs");
 const HEARTBEAT: &str = include_str!("../../src/heartbeat.rs");
 const FRAME: &str = include_str!("../../src/frame.rs");
 
@@ -56,17 +57,28 @@ fn plain(docs: &str) -> String {
 }
 
 fn field_type(prost: &str) -> String {
-    prost
-        .replace(" = \"bytes\"", "")
-        .replace("enumeration = \"Intent\"", "Intent")
-        .replace(", repeated", " list")
-        .replace(", optional", " or none")
+    let plain = match prost.strip_prefix("enumeration = \"") {
+        Some(name) => name.replace('"', ""),
+        None => prost.to_owned(),
+    };
+    plain.replace(" = \"bytes\"", "").replace(", repeated", " list").replace(", optional", " or none")
 }
 
 fn field_table(of: &Declared) -> String {
+    if of.fields.iter().all(|field| field.2.is_empty()) {
+        return value_table(of);
+    }
     let mut text = String::from("| tag | field | type | meaning |\n|---|---|---|---|\n");
     for (tag, name, kind, meaning) in &of.fields {
         writeln!(text, "| {tag} | `{name}` | {kind} | {meaning} |").expect("a String takes any text");
+    }
+    text
+}
+
+fn value_table(of: &Declared) -> String {
+    let mut text = format!("{}\n\n| value | name | meaning |\n|---|---|---|\n", of.meaning);
+    for (number, name, _, meaning) in &of.fields {
+        writeln!(text, "| {number} | `{name}` | {meaning} |").expect("a String takes any text");
     }
     text
 }
@@ -78,7 +90,7 @@ fn frame_table() -> String {
 }
 
 fn message_tables() -> String {
-    let declared = declared(MESSAGES);
+    let declared = all_messages();
     let find = |name: &str| declared.iter().find(|d| d.name == name).expect("every message is declared");
     let mut text =
         String::from("| kind | message | sent by | longest body | meaning |\n|---|---|---|---|---|\n");
@@ -91,6 +103,14 @@ fn message_tables() -> String {
         write!(text, "\n### {}\n\n{}", of.name, field_table(of)).expect("text");
     }
     text
+}
+
+/// The messages of both files, and the enumerations of their fields.
+fn all_messages() -> Vec<Declared> {
+    let mut all = declared(MESSAGES);
+    all.extend(declared(TREES));
+    all.retain(|of| !of.fields.is_empty());
+    all
 }
 
 fn version_table() -> String {
@@ -131,8 +151,10 @@ fn the_tables_of_the_protocol_page_are_those_of_the_code() {
 
 #[test]
 fn tags_and_kinds_are_used_once() {
-    for of in declared(MESSAGES).iter().chain(&declared(HEARTBEAT)) {
-        assert!(!of.fields.is_empty(), "{} has fields", of.name);
+    let trees = declared(TREES);
+    let unpack = "Unpack<M>";
+    for of in declared(MESSAGES).iter().chain(&trees).chain(&declared(HEARTBEAT)) {
+        assert!(!of.fields.is_empty() || of.name == unpack, "{} has fields", of.name);
         assert!(of.fields.iter().all(|f| !f.3.is_empty()), "every field of {} is explained", of.name);
         assert!(of.fields.windows(2).all(|two| two[0].0 < two[1].0), "tags of {} grow", of.name);
     }

@@ -120,6 +120,20 @@ fn a_message_of_unknown_kind_or_hostile_length_is_refused() {
     assert!(error.to_string().starts_with("WalBatch message is malformed"), "{error}");
 }
 
+/// Two bytes of list for every entry: decoded at once it would take a hundred times as much.
+#[test]
+fn a_packed_list_ends_at_its_first_error_and_takes_no_memory_for_entries_not_read() {
+    let hostile = [vec![0; 1000], vec![0x05, 0x08]].concat();
+    let ops = TreeOps { ops: hostile.into(), ..TreeOps::default() };
+    let Ok(Message::TreeOps(read)) = Message::decode(21, prost::Message::encode_to_vec(&ops).into()) else {
+        panic!("the list is not looked into")
+    };
+    let entries: Vec<_> = unpack::<TreeOp>(read.ops).collect();
+    assert_eq!(entries.len(), 1001);
+    assert!(entries[..1000].iter().all(|entry| entry == &Ok(TreeOp::default())));
+    assert!(entries[1000].is_err(), "an entry longer than the list");
+}
+
 #[test]
 fn a_later_versions_unknown_field_is_skipped() {
     let mut body = ping().encode().to_vec();

@@ -121,6 +121,97 @@ pub(crate) fn messages() -> Vec<Message> {
         ForkQuery { fork: Some(fork) }.into(),
         ForkPages { held: true, runs: bytes(16) }.into(),
     ]
+    .into_iter()
+    .chain(trees())
+    .collect()
+}
+
+/// The messages about trees.
+fn trees() -> [Message; 6] {
+    const INDEX: u64 = 0x1d3e_0000_0000_0001;
+    let path = Bytes::from_static(b"uploads/caf\xe9.jpg");
+    let xattrs = [
+        TreeXattr { name: Bytes::from_static(b"system.posix_acl_access"), value: bytes(44) },
+        TreeXattr { name: Bytes::from_static(b"user.mime_type"), value: Bytes::from_static(b"image/jpeg") },
+    ];
+    let meta = TreeMeta {
+        mode: 0o4755,
+        user: 1234,
+        group: 4321,
+        mtime_s: -2,
+        mtime_ns: 999_999_999,
+        xattrs: pack(xattrs),
+    };
+    let expected = TreeExpected {
+        kind: TreeKind::File.into(),
+        size: 70_000,
+        mtime_s: 1_700_000_000,
+        mtime_ns: 123_456_789,
+    };
+    let ops = [
+        TreeOp {
+            kind: TreeOpKind::Begin.into(),
+            path: path.clone(),
+            from: Bytes::from_static(b"old"),
+            meta: Some(meta.clone()),
+            expected: Some(expected),
+            size: 70_000,
+            ..TreeOp::default()
+        },
+        TreeOp { kind: TreeOpKind::Keep.into(), offset: 512, length: 69_488, ..TreeOp::default() },
+        TreeOp { kind: TreeOpKind::Data.into(), offset: 65_536, data: bytes(512), ..TreeOp::default() },
+        TreeOp { kind: TreeOpKind::End.into(), content: bytes(16), ..TreeOp::default() },
+    ];
+    let failure = TreeFailure {
+        path: path.clone(),
+        op: TreeOpKind::Put.into(),
+        reason: TreeReason::NoSpace.into(),
+        detail: "No space left on device".into(),
+    };
+    let entry = TreeEntry {
+        name: Bytes::from_static(b"caf\xe9.jpg"),
+        kind: TreeKind::File.into(),
+        meta: Some(meta),
+        size: 70_000,
+        target: Bytes::from_static(b"../a"),
+        inode: 4711,
+        hash: bytes(16),
+        fault: "Input/output error".into(),
+    };
+    let announced = TreeAnnounced { name: "uploads".into(), index: INDEX, batch: 41 };
+    let state = TreeState {
+        stream: 3,
+        index: INDEX,
+        batch: 41,
+        interrupted: true,
+        empty: true,
+        fault: "the root /srv/uploads is not there: mount it".into(),
+    };
+    [
+        Trees { trees: vec![announced, TreeAnnounced::default()] }.into(),
+        TreeStates { states: vec![state, TreeState { stream: 4, ..TreeState::default() }] }.into(),
+        TreeOps { index: INDEX, batch: 42, ops: pack(ops), last: true }.into(),
+        TreeAck { index: INDEX, batch: 42, received_bytes: 1_000_000, failures: pack([failure]), more: true }
+            .into(),
+        TreeListRequest {
+            request: 7,
+            question: TreeQuestion::Hashes.into(),
+            path: Bytes::from_static(b"uploads"),
+            deep: true,
+        }
+        .into(),
+        TreeListing {
+            request: 7,
+            path: Bytes::from_static(b"uploads"),
+            entries: pack([entry]),
+            last: true,
+            below: bytes(16),
+            first_batch: 41,
+            last_batch: 42,
+            fault: "the path is no directory".into(),
+        }
+        .into(),
+    ]
 }
 
 /// A heartbeat with every field set.
@@ -149,7 +240,11 @@ pub(crate) fn heartbeat() -> Heartbeat {
 
 /// The frame that carries `message` as the `sequence`-th of its connection.
 pub(crate) fn frame(message: &Message, sequence: u64) -> Frame {
-    let stream = u16::from(message.kind() >= 5 && message.kind() <= 14);
+    let stream = match message.kind() {
+        5..=14 => 1,
+        21..=24 => 3,
+        _ => 0,
+    };
     let epoch = Epoch { counter: 3, node: NODE };
     let version = ProtocolVersion::CURRENT;
     Frame {

@@ -1,0 +1,16 @@
+//! File trees beside the databases: every change on the standby, whole and in order.
+//!
+//! Active: watch -> plan -> ship. Standby: apply. Both: `path` and `entry` are what an entry of a tree is called and
+//! is, `content` how its bytes are hashed. State-based: what counts is the difference between what the standby
+//! acknowledged and what is on disk, never a log of events.
+
+mod content;
+mod entry;
+mod path;
+
+pub use content::{BLOCK_BYTES, BlockHash, ContentHash, ContentHasher, content_of_blocks};
+pub use entry::{
+    Entry, EntryError, EntryHash, Kind, MAX_XATTR_BYTES, MAX_XATTR_VALUE_BYTES, Meta, Mtime, Xattrs,
+    is_carried,
+};
+pub use path::{HIDDEN_DIR, MAX_DEPTH, MAX_NAME_BYTES, PathError, TreePath, check_name};
