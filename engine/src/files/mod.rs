@@ -5,8 +5,11 @@
 //! acknowledged and what is on disk, never a log of events.
 
 mod content;
+pub mod disk;
 mod entry;
 mod path;
+pub mod rules;
+pub mod watch;
 
 pub use content::{BLOCK_BYTES, BlockHash, ContentHash, ContentHasher, content_of_blocks};
 pub use entry::{
