@@ -1,17 +1,18 @@
 //! What a bulk load costs its writer on the same two processors as active and standby, how far the standby is
-//! behind at its end, and the most memory each of the three processes ever had.
+//! behind at its end, and processor time and the most memory that the processes came to.
 //!
 //! The writer (a process of its own, synchronous=FULL) loads a sixteenth of the database in transactions of a
 //! megabyte, packs all of it with VACUUM, which is one transaction as large as the database, and loads as much
 //! again. SQLite alone, with an active node, and with its standby take turns; each node is a process of its own,
 //! with a cable between them in namespaces (root, iproute2) and one disk below all. `LOCKSTEP_MIB` is the size of
-//! the database (2,048), `LOCKSTEP_RUNS` the turns (3), `LOCKSTEP_DIR` where files lie: three databases and a WAL.
+//! the database (2,048), `LOCKSTEP_RUNS` the turns (3), `LOCKSTEP_DIR` where files lie: three databases and a
+//! WAL. `LOCKSTEP_CASE` makes only that one of the three cases, from 0, for a profiler.
 
 #[path = "../engine/tests/link_paths/network.rs"]
 #[allow(dead_code, reason = "the tests cut cables, this does not")]
 mod network;
 
-use lockstep_benches::node::process::{self, Process};
+use lockstep_benches::node::process::{self, Cost, Process};
 use lockstep_benches::{announce, load, median_of, node, setting, tell};
 use network::{Network, address};
 use serde_json::{Value, json};
@@ -40,7 +41,8 @@ struct Run {
     seconds: f64,
     parts: Value,
     lag_ms: Option<f64>,
-    peak_kib: Vec<u64>,
+    /// Active, standby.
+    nodes: Vec<Cost>,
 }
 
 fn main() {
@@ -64,13 +66,17 @@ fn main() {
     let mut slower: [Vec<f64>; 3] = Default::default();
     for turn in 1..=setting("LOCKSTEP_RUNS", 3) {
         for (at, (what, beside)) in cases.into_iter().enumerate() {
+            if setting("LOCKSTEP_CASE", at as u64) != at as u64 {
+                continue;
+            }
             let directory = tempfile::tempdir_in(&root).expect("a folder for both nodes");
             let run = run(directory.path(), &filled, bytes, beside);
             seconds[at].push(run.seconds);
-            slower[at].push((run.seconds / seconds[0].last().expect("alone comes first") - 1.0) * 100.0);
+            slower[at].extend(seconds[0].last().map(|alone| (run.seconds / alone - 1.0) * 100.0));
             tell(&json!({
                 "bench": "bulk", "what": what, "turn": turn, "seconds": run.seconds, "parts": run.parts,
-                "all_durable_after_the_end_ms": run.lag_ms, "peak_memory_kib": run.peak_kib,
+                "all_durable_after_the_end_ms": run.lag_ms, "peak_memory_kib": run.nodes.iter().map(|node| node.peak_kib).collect::<Vec<_>>(),
+                "processor_s": run.nodes.iter().map(|node| node.processor_s).collect::<Vec<_>>(),
             }));
         }
     }
@@ -108,8 +114,8 @@ fn run(directory: &Path, filled: &Path, bytes: u64, beside: Beside) -> Run {
         active.as_mut().expect("it was started").wait_durable();
         ended.elapsed().as_secs_f64() * 1_000.0
     });
-    let peak_kib = [standby, active].into_iter().flatten().map(Process::stop).rev().collect();
-    Run { seconds, parts, lag_ms, peak_kib }
+    let nodes = [standby, active].into_iter().flatten().map(Process::stop).rev().collect();
+    Run { seconds, parts, lag_ms, nodes }
 }
 
 fn writer(database: &Path, bytes: u64) -> Value {
@@ -141,5 +147,7 @@ fn write(database: &Path, bytes: u64) {
     connection.execute_batch("VACUUM").expect("it is packed");
     let vacuum = began.elapsed().as_secs_f64();
     let after = load();
-    tell(&json!({ "load_s": before, "vacuum_s": vacuum, "load_again_s": after }));
+    tell(
+        &json!({ "load_s": before, "vacuum_s": vacuum, "load_again_s": after, "processor_s": process::processor_s() }),
+    );
 }

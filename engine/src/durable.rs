@@ -6,9 +6,10 @@
 //! the crash tests of the mirror run on it. What the bytes mean is the caller's.
 
 use crate::storage::{Backend, BlockingDisk, DiskFile, Open, Storage, StorageError, StorageFile};
+use crate::wal::{FRAME_HEADER_BYTES, frame_offset};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future};
-use lockstep_wire::FileAttributes;
+use lockstep_wire::{FileAttributes, FrameNo};
 use std::path::{Path, PathBuf};
 
 /// Pages read at once while a WAL is folded: 256 KiB at 4 KiB pages.
@@ -218,8 +219,8 @@ pub(crate) async fn empty(file: &DiskFile) -> Result<(), StorageError> {
 /// The latest version of each page in a WAL: what a checkpoint would move.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LatestPages {
-    /// (page from 1, offset of its data in the WAL), ascending by page.
-    pub(crate) pages: Vec<(u32, u64)>,
+    /// (page from 1, its frame), ascending by page.
+    pub(crate) pages: Vec<(u32, FrameNo)>,
     /// Bytes in a page.
     pub(crate) page_bytes: usize,
     /// The database's committed size in pages.
@@ -241,24 +242,37 @@ pub(crate) async fn apply_pages(
 async fn copy_pages(
     wal: &DiskFile,
     database: &DiskFile,
-    pages: &[(u32, u64)],
+    pages: &[(u32, FrameNo)],
     page_bytes: usize,
 ) -> Result<(), StorageError> {
     for group in pages.chunks(FOLD_PAGES) {
-        let reads = group.iter().map(|&(_, offset)| wal.read_at(offset, page_bytes));
-        let contents = future::try_join_all(reads).await?;
-        let mut pages = group.iter().map(|&(page, _)| page).zip(contents).peekable();
-        while let Some((first, contents)) = pages.next() {
-            let mut run = BytesMut::from(contents.as_slice());
-            let mut last = first;
-            while let Some((page, contents)) = pages.next_if(|(page, _)| *page == last + 1) {
-                run.extend_from_slice(&contents);
-                last = page;
-            }
-            database.write_at(u64::from(first - 1) * page_bytes as u64, run.freeze()).await?;
+        // Frames of neighbouring pages are often neighbours themselves: one read for all of them.
+        let reads =
+            group.chunk_by(|one, next| next.1.0 == one.1.0 + 1).map(|run| read_frames(wal, run, page_bytes));
+        let frames = future::try_join_all(reads).await?;
+        let frame_bytes = FRAME_HEADER_BYTES + page_bytes;
+        let mut contents =
+            frames.iter().flat_map(|run| run.chunks(frame_bytes)).map(|f| &f[FRAME_HEADER_BYTES..]);
+        for run in group.chunk_by(|one, next| next.0 == one.0 + 1) {
+            let mut data = BytesMut::with_capacity(run.len() * page_bytes);
+            contents.by_ref().take(run.len()).for_each(|page| data.extend_from_slice(page));
+            database.write_at(u64::from(run[0].0 - 1) * page_bytes as u64, data.freeze()).await?;
         }
     }
     Ok(())
+}
+
+/// Neighbouring frames, whole.
+async fn read_frames(
+    wal: &DiskFile,
+    run: &[(u32, FrameNo)],
+    page_bytes: usize,
+) -> Result<Vec<u8>, StorageError> {
+    let length = run.len() * (FRAME_HEADER_BYTES + page_bytes);
+    let mut data = wal.read_at(frame_offset(run[0].1, page_bytes as u32), length).await?;
+    // Nobody cuts the file; should it be shorter all the same, what is missing reads as zeros, as for SQLite.
+    data.resize(length, 0);
+    Ok(data)
 }
 
 /// Where [`write_copy_durably`] writes, and bytes it replaces there.
@@ -410,10 +424,10 @@ mod tests {
         let disk = Backend::Blocking(BlockingDisk { inline: true });
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("db"), vec![7; (CHUNKS as usize) << 20]).unwrap();
-        std::fs::write(path("wal"), vec![9; 4096]).unwrap();
+        std::fs::write(path("wal"), vec![9; 56 + 4096]).unwrap();
         let open = |name| disk.open(&path(name), Open::default()).now_or_never().unwrap().unwrap();
         let (database, wal) = (open("db"), open("wal"));
-        let latest = LatestPages { pages: vec![(2, 0)], page_bytes: 4096, page_count: CHUNKS * 256 };
+        let latest = LatestPages { pages: vec![(2, FrameNo(1))], page_bytes: 4096, page_count: CHUNKS * 256 };
         let target = path("copy");
         let copy = |stop_at: u32| {
             let asked = std::cell::Cell::new(0);

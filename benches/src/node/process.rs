@@ -20,6 +20,15 @@ pub struct Process {
     output: BufReader<ChildStdout>,
 }
 
+/// What a process came to in all its life.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// The most memory it ever had, KiB.
+    pub peak_kib: u64,
+    /// Processor time of all its threads, seconds.
+    pub processor_s: f64,
+}
+
 impl Process {
     /// Starts node 0 as the active, or 1 as its standby, with identities made before; to be called in its namespace.
     pub fn start(directory: &Path, own: usize, addresses: [IpAddr; 2]) -> Self {
@@ -47,11 +56,15 @@ impl Process {
         self.ask("durable");
     }
 
-    /// Ends it in order; the most memory it ever had, KiB.
-    pub fn stop(mut self) -> u64 {
-        let peak_kib = self.ask("stop").parse().expect("a number of KiB");
+    /// Ends it in order.
+    pub fn stop(mut self) -> Cost {
+        let answer = self.ask("stop");
         assert!(self.child.wait().expect("it is our child").success(), "the node failed");
-        peak_kib
+        let (peak_kib, processor_s) = answer.split_once(' ').expect("two numbers");
+        Cost {
+            peak_kib: peak_kib.parse().expect("a number of KiB"),
+            processor_s: processor_s.parse().expect("seconds"),
+        }
     }
 
     fn ask(&mut self, word: &str) -> String {
@@ -97,8 +110,14 @@ pub fn serve() {
         }
     }
     node.stop();
-    println!("{}", peak_kib());
+    println!("{} {}", peak_kib(), processor_s());
     std::process::exit(0);
+}
+
+/// Processor time of this process until now, seconds.
+pub fn processor_s() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn peak_kib() -> u64 {

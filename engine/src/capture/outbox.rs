@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::mpsc::{OwnedPermit, Sender};
 
-/// Bytes of events kept here before taking pauses: enough to read on while the session sends one
-/// batch, little beside what the session itself holds.
-const OUTBOX_MAX_BYTES: usize = 4 << 20;
+/// Bytes of events kept here before taking pauses: enough to read on while the session sends a few
+/// batches, little beside what the session itself holds.
+const OUTBOX_MAX_BYTES: usize = 1 << 20;
 
 type Reservation = Pin<Box<dyn Future<Output = Result<OwnedPermit<CaptureEvent>, SendError<()>>> + Send>>;
 

@@ -7,11 +7,14 @@
 
 use super::follow::{Follower, Mode};
 use super::prepared::Settled;
-use super::take::{BATCH_MAX_BYTES, commits};
+use super::take::commits;
 use super::{Attached, CaptureError, CaptureEvent};
 use crate::wal::{Frames, WalError, WalIndex, WalPoint, frame_bytes};
 use lockstep_barrier::Mark;
 use lockstep_wire::{FrameNo, Position};
+
+/// A commit larger than this is shipped when it is published: looking at it before costs what sending it does.
+const PREPARED_MAX_BYTES: u64 = 1 << 20;
 
 impl Follower {
     /// Ships the commit that a program has told of while its sync runs. Called with the wal-index that
@@ -64,7 +67,7 @@ impl Follower {
 
     /// How far beyond the last published frame is looked.
     fn prepared_max_frames(&self) -> u32 {
-        (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32
+        (PREPARED_MAX_BYTES / frame_bytes(self.files.page_size())) as u32
     }
 
     /// Tells the stream what became of prepared commits. False: look again.

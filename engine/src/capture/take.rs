@@ -8,8 +8,9 @@ use crate::wal::{Frames, Verified, WalError, WalIndex, frame_bytes};
 use bytes::Bytes;
 use lockstep_wire::{Chain, FrameNo};
 
-/// Bytes of one frames event.
-pub(super) const BATCH_MAX_BYTES: u64 = 1 << 20;
+/// Bytes of one frames event: what a processor's own cache holds from the read of the WAL to the socket, and what
+/// a peer's deframer takes in one buffer.
+pub(super) const BATCH_MAX_BYTES: u64 = 256 << 10;
 
 impl Follower {
     /// Takes committed frames as long as there is room for them.

@@ -12,8 +12,11 @@ use lockstep_wire::{Chain, FrameNo, Position, WalGeneration};
 use std::collections::{BTreeMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Frames of transactions that are not committed yet: 16 MiB. A larger transaction has the hashes built anew.
+/// Frames of transactions that are not committed yet: 12 MiB. A larger transaction has the hashes built anew.
 const PENDING_MAX: usize = 1 << 20;
+
+/// Room for pending frames that is kept when they are committed: of a transaction of 256 MiB.
+const PENDING_KEPT: usize = 1 << 16;
 
 /// Where hashes are kept, one per page.
 pub trait Slots {
@@ -72,7 +75,8 @@ pub struct Sums<S> {
     /// Pages from 1 that are in the sum.
     known: u32,
     sum: u64,
-    pending: VecDeque<(u32, u64)>,
+    /// Page and hash of each frame; the hash as bytes, which need no padding.
+    pending: VecDeque<(u32, [u8; 8])>,
     /// Frames ever taken out of `pending`.
     taken: u64,
     commits: VecDeque<Commit>,
@@ -254,7 +258,8 @@ impl<S: Slots> Sums<S> {
                 continue;
             }
             (self.last.position.frame, self.last.chain) = (FrameNo(number), head.chain);
-            self.pending.push_back((head.page, if head.page == lock_page { 0 } else { xxh3_64(page) }));
+            let hash = if head.page == lock_page { 0 } else { xxh3_64(page) };
+            self.pending.push_back((head.page, hash.to_ne_bytes()));
             if head.commit_pages > 0 {
                 let end = self.taken + self.pending.len() as u64;
                 let (frame, chain, pages) = (FrameNo(number), head.chain, head.commit_pages);
@@ -287,21 +292,30 @@ impl<S: Slots> Sums<S> {
         while let Some(commit) = self.commits.front().copied().filter(|commit| commit.frame <= through) {
             self.commits.pop_front();
             let count = (commit.end - self.taken) as usize;
-            let frames: BTreeMap<u32, u64> = self.pending.drain(..count).collect();
+            let mut pending = std::mem::take(&mut self.pending);
             self.taken = commit.end;
             (self.at.position.frame, self.at.chain) = (commit.frame, commit.chain);
-            self.commit(&frames, commit.pages);
+            let frames = pending.drain(..count).map(|(page, hash)| (page, u64::from_ne_bytes(hash)));
+            self.commit(frames, commit.pages);
+            if !self.off {
+                pending.shrink_to(PENDING_KEPT);
+                self.pending = pending;
+            }
         }
         self.merge();
     }
 
-    fn commit(&mut self, frames: &BTreeMap<u32, u64>, pages: u32) {
+    /// Takes a commit's frames in their order: of the same page the last one stays.
+    fn commit(&mut self, frames: impl Iterator<Item = (u32, u64)>, pages: u32) {
         let complete = self.is_complete();
         self.cut(pages);
         let (old, position) = (std::mem::replace(&mut self.pages, pages), self.at.position);
-        for (&page, &hash) in frames.range(..=pages) {
+        let mut added = BTreeMap::new();
+        for (page, hash) in frames.filter(|&(page, _)| page <= pages) {
             if page <= self.known {
                 self.put(page, hash);
+            } else if complete {
+                added.insert(page, hash);
             }
             if let Some(reading) = self.reading.as_mut().filter(|r| (r.first..r.end).contains(&page)) {
                 reading.touched.insert(page, (position, hash));
@@ -310,7 +324,7 @@ impl<S: Slots> Sums<S> {
         if complete && pages > old {
             // SQLite writes every page that it adds but the lock page; one that it left out would read as zeros.
             for page in old + 1..=pages {
-                let hash = frames.get(&page).copied().unwrap_or_else(|| self.zeros(page));
+                let hash = added.get(&page).copied().unwrap_or_else(|| self.zeros(page));
                 self.known = page;
                 self.put_new(page, hash);
             }

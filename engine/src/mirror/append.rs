@@ -22,6 +22,10 @@ impl Mirror {
         let notes = self.check(&batch)?;
         let end = self.append_offset() + batch.data.len() as u64;
         self.wal.write_at(self.append_offset(), batch.data.clone()).await?;
+        self.unflushed_bytes += batch.data.len() as u64;
+        if let Some(last) = notes.iter().rposition(|note| note.commit_pages > 0) {
+            self.committed = FrameNo(batch.first_frame + u32::try_from(last).expect("a batch is short"));
+        }
         self.frames.extend(notes);
         self.chain = Chain::from_packed(batch.chain_after);
         self.published = self.published.max(Some(FrameNo(batch.published_frame)));

@@ -100,6 +100,7 @@ impl Mirror {
         self.header = None;
         self.generation = WalGeneration(0);
         self.frames.clear();
+        self.committed = FrameNo(0);
         self.durable = FrameNo(0);
         self.published = None;
         (self.chain, self.durable_chain) = Default::default();

@@ -12,6 +12,10 @@ use crate::{
 use lockstep_wire::{Chain, FrameNo, WalGeneration};
 use std::path::PathBuf;
 
+/// So much of a large transaction goes to disk ahead of its commit, whose own flush is then short: some 30 ms of a
+/// slow disk.
+const FLUSH_AHEAD_BYTES: u64 = 8 << 20;
+
 /// A flush that has not run yet; owns all it needs.
 #[must_use = "a flush that does not run makes nothing durable"]
 pub struct FlushTicket {
@@ -46,15 +50,17 @@ impl FlushTicket {
 }
 
 impl Mirror {
-    /// A flush through the last commit received; `None` when that is durable already.
+    /// A flush through the last commit received. When that is durable already, `None`, unless much of a
+    /// transaction without its commit yet was written since the last flush.
     ///
     /// # Errors
     /// `disk`, when the checksum of that frame cannot be read.
-    pub async fn start_flush(&self) -> Result<Option<FlushTicket>, MirrorError> {
-        let frame = self.last_commit(self.last_frame());
-        if frame <= self.durable {
+    pub async fn start_flush(&mut self) -> Result<Option<FlushTicket>, MirrorError> {
+        let frame = self.committed;
+        if frame <= self.durable && self.unflushed_bytes < FLUSH_AHEAD_BYTES {
             return Ok(None);
         }
+        self.unflushed_bytes = 0;
         Ok(Some(FlushTicket {
             disk: self.disk.clone(),
             wal: self.wal.clone(),
@@ -62,7 +68,7 @@ impl Mirror {
                 (self.config.database.clone(), self.database_identity),
                 (self.config.wal(), self.wal_identity),
             ],
-            flushed: self.flushed_through(frame).await?,
+            flushed: self.flushed_through(frame.max(self.durable)).await?,
         }))
     }
 
@@ -116,7 +122,10 @@ impl Mirror {
             generation: self.generation,
             frame,
             chain: self.chain_after(frame).await?,
-            page_count: self.frames[frame.0 as usize - 1].commit_pages,
+            page_count: match frame.0.checked_sub(1) {
+                Some(at) => self.frames[at as usize].commit_pages,
+                None => self.page_count,
+            },
         })
     }
 }

@@ -44,6 +44,7 @@ impl Mirror {
         self.header = Some(header);
         self.generation = generation;
         self.frames.clear();
+        self.committed = FrameNo(0);
         self.durable = FrameNo(0);
         self.published = Some(FrameNo(0));
         (self.chain, self.durable_chain) = (header.chain, header.chain);
@@ -169,6 +170,7 @@ impl Mirror {
         self.chain = chain;
         self.hashes.rewind(last, chain);
         self.frames.truncate(last.0 as usize);
+        self.committed = self.last_commit(last);
         Ok(())
     }
 }

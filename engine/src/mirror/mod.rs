@@ -37,7 +37,7 @@ use crate::{
 };
 use lockstep_wire::{Chain, FrameNo, MirrorState, Position, WalGeneration};
 use state_file::StateFile;
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 /// Offset of the file format version numbers in a database file: 2 2 is WAL, 1 1 is not.
 pub(crate) const FORMAT_BYTES_OFFSET: u64 = 18;
@@ -126,6 +126,10 @@ pub struct Mirror {
     frames: Vec<FrameNote>,
     /// Running checksum after the last of them.
     chain: Chain,
+    /// The last commit frame among them.
+    committed: FrameNo,
+    /// Written to the WAL since the last flush began, bytes.
+    unflushed_bytes: u64,
     /// Last commit frame on disk.
     durable: FrameNo,
     /// Running checksum after it.
@@ -298,13 +302,14 @@ impl Mirror {
     fn latest_pages(&self, through: FrameNo) -> Option<LatestPages> {
         let header = self.header?;
         let page_count = self.frames.get(through.0.checked_sub(1)? as usize)?.commit_pages;
-        let notes = self.frames[..through.0 as usize].iter().zip(1..);
-        let latest: BTreeMap<u32, u32> = notes.map(|(note, frame)| (note.page, frame)).collect();
+        let notes = self.frames[..through.0 as usize].iter().zip((1..).map(FrameNo));
         // A page beyond the committed size was dropped by a later transaction.
-        let kept = latest.into_iter().filter(|&(page, _)| page <= page_count);
-        let pages =
-            kept.map(|(page, frame)| (page, self.frame_offset(FrameNo(frame)) + FRAME_HEADER_BYTES as u64));
-        Some(LatestPages { pages: pages.collect(), page_bytes: header.page_size as usize, page_count })
+        let kept = notes.filter(|(note, _)| note.page <= page_count);
+        let mut pages: Vec<(u32, FrameNo)> = kept.map(|(note, frame)| (note.page, frame)).collect();
+        // In place and without a map: a VACUUM has as many frames as the database has pages.
+        pages.sort_unstable_by_key(|&(page, frame)| (page, std::cmp::Reverse(frame)));
+        pages.dedup_by_key(|(page, _)| *page);
+        Some(LatestPages { pages, page_bytes: header.page_size as usize, page_count })
     }
 
     async fn write_state(&mut self, state: StateFile) -> Result<(), MirrorError> {

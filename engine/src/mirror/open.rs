@@ -95,6 +95,8 @@ impl Mirror {
             durable_chain: scan.chain,
             published: None,
             chain: scan.chain,
+            committed: FrameNo(u32::try_from(scan.frames.len()).expect("SQLite counts frames in 32 bits")),
+            unflushed_bytes: 0,
             frames: scan.frames,
             header: scan.header,
             state: StateFile { page_size, wal_inode: wal_identity.inode, ..state },

@@ -77,6 +77,7 @@ impl Mirror {
         durable::cut(&self.wal, end).await?;
         self.generation = generation;
         self.frames.truncate(frame.0 as usize);
+        self.committed = frame;
         self.stale.clear();
         self.durable = frame;
         self.published = Some(frame);

@@ -10,8 +10,8 @@ use lockstep_wire::{Ack, Epoch, Message};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Received and not yet applied, in KiB: a few batches ahead of the disk, little beside the smallest node's 4 GiB.
-const CREDIT_KIB: u32 = 16 << 10;
+/// Received and not yet applied, in KiB: tens of batches ahead of the disk, an eighth of what an agent may have.
+const CREDIT_KIB: u32 = 8 << 10;
 
 /// A message's share of what may wait.
 pub(super) type Credit = OwnedSemaphorePermit;

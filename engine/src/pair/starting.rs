@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Events capture may be ahead of the link, at most 1 MiB each: bounds memory per database.
+/// Events capture may be ahead of the link, seldom above 256 KiB each: bounds memory per database.
 const CAPTURE_QUEUE: usize = 8;
 
 /// The timer beneath the inotify hint, milliseconds: bounds how late a missed hint is noticed.
