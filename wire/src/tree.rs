@@ -11,8 +11,11 @@ use std::marker::PhantomData;
 /// The longest path below a tree's root in bytes: one less than PATH_MAX, which counts the closing NUL.
 pub const MAX_TREE_PATH_BYTES: usize = 4095;
 
-/// Operations in one batch: as many as are named in one answer, and undone by no crash, only done again.
+/// Operations in one batch, `Data`, `Keep` and `End` not counted: as many as a disk puts in place in a second or two.
 pub const MAX_TREE_BATCH_OPS: usize = 16_384;
+
+/// Bytes of paths, targets and extended attributes in one batch: the standby holds them until the batch ends.
+pub const MAX_TREE_BATCH_BYTES: usize = 16 << 20;
 
 /// Bytes of a [`TreeOps`] body that may be on their way to be staged, for one tree: enough to keep a 10 Gbit/s link
 /// and a disk busy, and little enough to hold in memory. An active never sends more than that beyond
@@ -148,7 +151,7 @@ pub struct TreeOp {
     /// Size of the file in bytes (`Begin`).
     #[prost(uint64, tag = "6")]
     pub size: u64,
-    /// First byte (`Data`, `Keep`).
+    /// First byte (`Data`, `Keep`); never before the end of the `Data` or `Keep` before it.
     #[prost(uint64, tag = "7")]
     pub offset: u64,
     /// Bytes to keep (`Keep`).

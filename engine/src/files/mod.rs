@@ -4,6 +4,9 @@
 //! is, `content` how its bytes are hashed. State-based: what counts is the difference between what the standby
 //! acknowledged and what is on disk, never a log of events.
 
+pub mod apply;
+mod attributes;
+mod beneath;
 mod content;
 pub mod disk;
 mod entry;
@@ -11,6 +14,8 @@ mod path;
 pub mod rules;
 pub mod watch;
 
+pub use attributes::{Lacking, Opened, mtime_of};
+pub use beneath::Root;
 pub use content::{BLOCK_BYTES, BlockHash, ContentHash, ContentHasher, content_of_blocks};
 pub use entry::{
     Entry, EntryError, EntryHash, Kind, MAX_XATTR_BYTES, MAX_XATTR_VALUE_BYTES, Meta, Mtime, Xattrs,
