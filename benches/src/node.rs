@@ -87,6 +87,7 @@ fn configs(
                 scrub_bytes_per_s: lockstep_engine::pair::SCRUB_BYTES_PER_S,
                 page_hashes: true,
             }],
+            trees: Vec::new(),
             state_dir: folder.join("state"),
             quarantine_max_bytes: 1 << 30,
             link: LinkConfig {

@@ -256,6 +256,7 @@ fn start_engine(
     });
     let engine = EngineConfig {
         databases: databases.collect(),
+        trees: Vec::new(),
         state_dir: paths.pair_dir(&pair.id),
         quarantine_max_bytes: QUARANTINE_MAX_BYTES,
         identity,

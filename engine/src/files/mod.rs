@@ -10,8 +10,11 @@ mod beneath;
 mod content;
 pub mod disk;
 mod entry;
+pub mod index;
 mod path;
+pub mod plan;
 pub mod rules;
+pub mod ship;
 pub mod watch;
 
 pub use attributes::{Lacking, Opened, mtime_of};

@@ -35,6 +35,9 @@ const FRAMES_ROOM_BYTES: u32 = 2 << 20;
 /// Bulk of one stream that waits. Small, because the WAL frames behind it wait too.
 const BULK_ROOM_BYTES: u32 = 512 << 10;
 
+/// Files of one tree that wait: two messages, one being written and the next.
+const FILES_ROOM_BYTES: u32 = 1 << 20;
+
 /// Received and not yet taken: as much as the largest messages of two streams.
 pub(crate) const RECEIVE_ROOM_BYTES: u32 = 4 << 20;
 
@@ -128,7 +131,7 @@ pub(crate) struct Shared {
 
 struct Room {
     control: Arc<Semaphore>,
-    streams: HashMap<u16, [Arc<Semaphore>; 2]>,
+    streams: HashMap<u16, [Arc<Semaphore>; 3]>,
     closed: bool,
 }
 
@@ -183,13 +186,14 @@ impl Shared {
             Arc::new(semaphore)
         };
         let mut of_stream = || {
-            let fresh = || [new(FRAMES_ROOM_BYTES), new(BULK_ROOM_BYTES)];
+            let fresh = || [new(FRAMES_ROOM_BYTES), new(BULK_ROOM_BYTES), new(FILES_ROOM_BYTES)];
             room.streams.entry(stream).or_insert_with(fresh).clone()
         };
         match class {
             Class::Control => (room.control.clone(), CONTROL_ROOM_BYTES),
             Class::Frames => (of_stream()[0].clone(), FRAMES_ROOM_BYTES),
             Class::Bulk => (of_stream()[1].clone(), BULK_ROOM_BYTES),
+            Class::Files => (of_stream()[2].clone(), FILES_ROOM_BYTES),
         }
     }
 

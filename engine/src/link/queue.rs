@@ -1,4 +1,4 @@
-//! What goes next: control, then WAL frames, then bulk, without breaking a stream's order.
+//! What goes next: control, then WAL frames, then bulk, then files, without breaking a stream's order.
 //!
 //! Filled by the sender, emptied by the writer. Control messages (acknowledgements, pings, answers)
 //! overtake everything. The messages of one database stream are one ordered sequence: a page chunk must
@@ -16,6 +16,9 @@ use tokio::sync::OwnedSemaphorePermit;
 /// beside a database that is always busy.
 const FRAMES_PER_BULK: u32 = 8;
 
+/// After so many bulk frames one of a file tree goes, so that files move beside a copy of a large database.
+const BULK_PER_FILES: u32 = 8;
+
 /// How urgent a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -25,12 +28,15 @@ pub(crate) enum Class {
     Frames,
     /// In its stream's order, paced.
     Bulk,
+    /// File trees: as bulk, and behind the bulk of databases.
+    Files,
 }
 
 impl Class {
     pub(crate) fn of(message: &Message) -> Self {
         match message {
             Message::PageChunk(_) | Message::PageHashes(_) => Self::Bulk,
+            Message::TreeOps(_) | Message::TreeListing(_) => Self::Files,
             Message::Generation(_)
             | Message::WalBatch(_)
             | Message::Rewind(_)
@@ -72,13 +78,16 @@ pub(crate) struct Outgoing {
     /// The stream served last; the next one after it comes first.
     last: u16,
     frames_since_bulk: u32,
+    bulk_since_files: u32,
 }
 
 impl Outgoing {
     pub(crate) fn push(&mut self, queued: Queued) {
         match queued.class {
             Class::Control => self.control.push_back(queued),
-            Class::Frames | Class::Bulk => self.streams.entry(queued.stream).or_default().push_back(queued),
+            Class::Frames | Class::Bulk | Class::Files => {
+                self.streams.entry(queued.stream).or_default().push_back(queued);
+            }
         }
     }
 
@@ -87,7 +96,7 @@ impl Outgoing {
         if let Some(queued) = self.control.pop_front() {
             return Pick::Frame(queued);
         }
-        let (frames, bulk) = (self.next_with(Class::Frames), self.next_with(Class::Bulk));
+        let (frames, bulk) = (self.next_with(Class::Frames), self.next_slow());
         let bulk_is_due = bulk_may_go && self.frames_since_bulk >= FRAMES_PER_BULK;
         let (stream, is_bulk) = match (frames, bulk) {
             (Some(stream), None) => (stream, false),
@@ -97,6 +106,10 @@ impl Outgoing {
             (None, None) => return Pick::Empty,
             (Some(_), Some(_)) => unreachable!("bulk is due only when it may go"),
         };
+        if is_bulk {
+            let files = self.next_with(Class::Files) == Some(stream);
+            self.bulk_since_files = if files { 0 } else { self.bulk_since_files.saturating_add(1) };
+        }
         self.last = stream;
         self.frames_since_bulk = if is_bulk { 0 } else { self.frames_since_bulk.saturating_add(1) };
         let queue = self.streams.get_mut(&stream).expect("the stream was just found");
@@ -109,7 +122,13 @@ impl Outgoing {
 
     /// True when [`Self::pick`] could only give bulk.
     pub(crate) fn has_bulk_head(&self) -> bool {
-        self.next_with(Class::Bulk).is_some()
+        self.next_slow().is_some()
+    }
+
+    /// The stream of the next paced message: bulk, and now and then files.
+    fn next_slow(&self) -> Option<u16> {
+        let (bulk, files) = (self.next_with(Class::Bulk), self.next_with(Class::Files));
+        if self.bulk_since_files >= BULK_PER_FILES { files.or(bulk) } else { bulk.or(files) }
     }
 
     /// Drops everything, and with it the room it took.
@@ -148,6 +167,21 @@ mod tests {
         outgoing.push(queued(2, Class::Frames, 20));
         outgoing.push(queued(0, Class::Control, 30));
         assert_eq!(drain(&mut outgoing, true), [30, 20, 10]);
+    }
+
+    #[test]
+    fn files_go_behind_the_bulk_of_databases_and_come_to_their_end() {
+        let mut outgoing = Outgoing::default();
+        for _ in 0..20 {
+            outgoing.push(queued(1, Class::Files, 1));
+            outgoing.push(queued(2, Class::Bulk, 2));
+        }
+        outgoing.push(queued(3, Class::Frames, 3));
+        let order = drain(&mut outgoing, true);
+        assert_eq!(order[..11], [3, 2, 2, 2, 2, 2, 2, 2, 2, 1, 2]);
+        assert_eq!(order.len(), 41);
+        outgoing.push(queued(1, Class::Files, 1));
+        assert!(outgoing.has_bulk_head() && matches!(outgoing.pick(false), Pick::BulkWaits));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Writer {
         };
         match pick {
             Pick::Frame(queued) => {
-                if queued.class == Class::Bulk {
+                if matches!(queued.class, Class::Bulk | Class::Files) {
                     self.pacer.on_bulk(now_us, queued.body.len() as u64);
                     self.next_ping_us = now_us;
                 }
@@ -164,7 +164,7 @@ impl Writer {
         let link_bytes_per_s = self.meter.bytes_per_s();
         let packed = match queued.class {
             Class::Control => None,
-            Class::Frames | Class::Bulk => self.packer.pack(&queued.body, link_bytes_per_s),
+            Class::Frames | Class::Bulk | Class::Files => self.packer.pack(&queued.body, link_bytes_per_s),
         };
         self.buffer.clear();
         let plain_bytes = lockstep_wire::HEADER_BYTES + queued.body.len();

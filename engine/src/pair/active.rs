@@ -12,6 +12,7 @@ use super::ship::{ShipNote, Shipment};
 use super::starting::Starting;
 use super::status::{DatabaseState, DatabaseStatus};
 use super::thread::{Input, Inputs};
+use super::trees::ServedTrees;
 use super::{EngineConfig, board::CommitBoards, boot::boot};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::TakenOver;
@@ -47,6 +48,7 @@ fn within_budget(attributes: Vec<FileAttributes>) -> Vec<FileAttributes> {
 pub(super) struct Active {
     pub(super) epoch: Epoch,
     databases: Vec<Served>,
+    trees: Rc<ServedTrees>,
     session: Option<Session>,
     inputs: Inputs,
     in_sync: bool,
@@ -89,6 +91,7 @@ impl Active {
         let mut active = Self {
             epoch,
             databases,
+            trees: Rc::new(ServedTrees::start(config, &inputs)),
             session: None,
             inputs,
             in_sync: false,
@@ -106,6 +109,7 @@ impl Active {
     /// Ends every capture; the WALs stay as they are. Waiters are told that this node no longer serves.
     pub(super) async fn stop(&mut self) {
         self.session = None;
+        self.trees.stop().await;
         for database in &mut self.databases {
             database.barrier = Barrier::default();
             database.scrub.borrow_mut().give_up("this node no longer serves: verify on the node that does");
@@ -124,7 +128,9 @@ impl Active {
 
     fn try_capture(&mut self, index: usize, after: Duration) {
         let database = &mut self.databases[index];
-        let continued = (database.continues, database.marks.pokes());
+        // Without pokes nothing is sent before it is published, so that file changes before the commit are found first.
+        let pokes = database.marks.pokes().filter(|_| !self.trees.any_before_commits());
+        let continued = (database.continues, pokes);
         let starting = Starting::begin(&database.config, continued, after, index, &self.inputs);
         database.starting = Some(starting);
     }
@@ -202,6 +208,7 @@ impl Active {
         let attributes = self.databases.iter().map(Served::attributes).map(Option::unwrap_or_default);
         let attributes = within_budget(attributes.collect());
         connection.send_control(Databases { names, attributes, boot: boot() }.into());
+        self.trees.connected(&connection);
         let count = self.databases.len();
         let (hashes, hash_queues) = (0..count).map(|_| mpsc::channel(2)).map(|(s, r)| (s, Some(r))).unzip();
         let (forks, fork_queues) = (0..count).map(|_| mpsc::channel(1)).map(|(s, r)| (s, Some(r))).unzip();
@@ -219,6 +226,7 @@ impl Active {
     /// The standby is gone: positions wait for the next one.
     pub(super) fn disconnected(&mut self) {
         self.session = None;
+        self.trees.disconnected();
         for database in &mut self.databases {
             database.detach();
         }
@@ -247,6 +255,11 @@ impl Active {
                 })
             }
             Message::Rewound(rewound) => self.rewound(stream, &rewound),
+            Message::TreeStates(states) => match &self.session {
+                Some(session) => self.trees.states(&session.connection, states.states),
+                None => Ok(()),
+            },
+            message @ (Message::TreeAck(_) | Message::TreeListing(_)) => self.trees.message(stream, message),
             other => Err(format!("{} is not a standby's message", other.name())),
         }
     }
@@ -284,6 +297,7 @@ impl Active {
         let inputs = self.inputs.clone();
         let of = Rc::downgrade(&capture);
         let attributes = database.attributes();
+        let trees = self.trees.clone();
         let sums = database.sums.clone();
         let (scrub, wake, resync) = (database.scrub.clone(), database.scrub_wake.clone(), database.resync);
         let shipment = tokio::task::spawn_local(async move {
@@ -297,6 +311,7 @@ impl Active {
                 hashes,
                 forks,
                 attributes,
+                trees,
                 note: &note,
                 scrub,
                 sums,
@@ -576,6 +591,11 @@ impl Active {
                     format!("snapshot of {} to {}: {e}", path.display(), destination.display())
                 }));
         });
+    }
+
+    /// For the status, the file trees.
+    pub(super) fn tree_statuses(&self) -> Vec<crate::files::ship::TreeStatus> {
+        self.trees.statuses()
     }
 
     /// For the status.

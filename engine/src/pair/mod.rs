@@ -21,12 +21,14 @@ mod starting;
 mod status;
 mod sums;
 mod thread;
+mod trees;
 
 pub use barrier::{Acknowledged, CommitMode, Progress};
 pub use scrub::{SCRUB_BYTES_PER_S, Verified};
 pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus, EqualityStatus};
 pub use thread::Engine;
 
+use crate::files::ship::TreeConfig;
 use crate::link::{HeartbeatKeys, Identity, LinkConfig, Path};
 use crate::storage::BackendChoice;
 use lockstep_wire::{DatabaseName, Epoch};
@@ -40,6 +42,8 @@ use tokio::sync::oneshot;
 pub struct EngineConfig {
     /// The databases, in the order of the configuration; both nodes name the same ones.
     pub databases: Vec<DatabaseConfig>,
+    /// The file trees, in the order of the configuration; both nodes name the same ones.
+    pub trees: Vec<TreeConfig>,
     /// `<state>/<pair>`: mirror.state, quarantine.
     pub state_dir: PathBuf,
     /// How much quarantine may hold, bytes; a resync that would need more waits for the operator.

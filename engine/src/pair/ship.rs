@@ -10,6 +10,7 @@ use super::copying::{Copying, Next, decode_runs};
 use super::scrub::{Scrub, Todo, Word};
 use super::status::CopyProgress;
 use super::sums::ServedSums;
+use super::trees::ServedTrees;
 use crate::capture::{Attached, Capture, CaptureCommand, CaptureEvent};
 use crate::mirror::FORK_PAGES_MAX;
 use crate::wal::WalPoint;
@@ -79,6 +80,8 @@ pub(super) struct Shipment<'a> {
     /// Who may use the database's file.
     pub(super) attributes: Option<FileAttributes>,
     pub(super) forks: mpsc::Receiver<ForkPages>,
+    /// File changes that must be on the standby's disk first.
+    pub(super) trees: Rc<ServedTrees>,
     pub(super) note: &'a dyn Fn(ShipNote),
     /// What is compared with the standby's disk, and when.
     pub(super) scrub: Rc<RefCell<Scrub>>,
@@ -389,6 +392,7 @@ impl Shipment<'_> {
                 salts,
                 commits,
             } => {
+                self.trees.before_commits().await;
                 self.send(WalBatch {
                     generation: generation.0,
                     first_frame: first.0,

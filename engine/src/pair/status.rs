@@ -1,5 +1,6 @@
 //! What the data thread shows of itself, read at any time by status and metrics.
 
+use crate::files::ship::TreeStatus;
 use crate::link::LinkSnapshot;
 use lockstep_wire::{DatabaseName, Epoch, Position};
 use std::time::Instant;
@@ -21,6 +22,8 @@ pub struct EngineStatus {
     pub quarantined: u32,
     /// One entry per database, in the order of the configuration.
     pub databases: Vec<DatabaseStatus>,
+    /// Active: one entry per file tree, in the order of the configuration.
+    pub trees: Vec<TreeStatus>,
 }
 
 /// One database.

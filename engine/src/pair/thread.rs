@@ -73,6 +73,15 @@ impl Inputs {
         self.event(EngineEvent::Notice { alarm, sentence });
     }
 
+    /// Tells the operator from any thread.
+    pub(super) fn notices(&self) -> impl Fn(bool, String) + Send + Sync + 'static {
+        let events = self.events.clone();
+        move |alarm, sentence| {
+            // Nobody listens when the data thread has ended.
+            let _ = events.send(EngineEvent::Notice { alarm, sentence });
+        }
+    }
+
     pub(super) fn in_sync(&self, in_sync: bool) {
         self.event(EngineEvent::InSync(in_sync));
     }
@@ -240,6 +249,7 @@ impl DataThread {
                 self.become_idle("this node becomes standby").await;
                 self.epoch.raise(epoch);
                 self.boards.refuse();
+                super::trees::forget_indexes(&self.config);
                 let standby = Standby::open(&self.backend, &self.config, self.inputs.clone()).await;
                 self.role = Role::Standby(standby);
                 let _ = reply.send(Ok(()));
@@ -290,6 +300,7 @@ impl DataThread {
             return Ok(());
         }
         self.drop_connection("the standby takes over");
+        super::trees::forget_indexes(&self.config);
         if matches!(self.role, Role::Idle) {
             self.role = Role::Standby(Standby::open(&self.backend, &self.config, self.inputs.clone()).await);
         }
@@ -509,7 +520,12 @@ impl DataThread {
             Role::Idle => (self.epoch.load(), false, false, Vec::new()),
             Role::TakingOver(shown) => (self.epoch.load(), false, false, shown.clone()),
         };
+        let trees = match &self.role {
+            Role::Active(active) => active.tree_statuses(),
+            _ => Vec::new(),
+        };
         let mut status = self.status.lock().expect("no holder of the status lock panics");
+        status.trees = trees;
         status.epoch = epoch;
         status.active = active;
         status.in_sync = in_sync;

@@ -82,6 +82,7 @@ fn config(
             scrub_bytes_per_s: 64 << 20,
             page_hashes: true,
         }],
+        trees: Vec::new(),
         state_dir: directory.path().join("state"),
         quarantine_max_bytes: 1 << 30,
         link: LinkConfig {

@@ -1,0 +1,383 @@
+//! The index on disk: SQLite, one row per entry.
+//!
+//! A batch is written when the standby has answered, in one transaction with the batch's number. Before a batch is
+//! sent its paths are noted, so that after a crash it is known which of them are in doubt. Nothing here is synced:
+//! what a power cut takes back is older than what the standby says it holds, which is noticed, and then the standby
+//! is asked what it holds.
+
+use super::known::{Known, NodeId, ROOT, Seen};
+use crate::files::disk::FileId;
+use crate::files::{BlockHash, ContentHash, Mtime, TreePath};
+use lockstep_wire::TreeKind;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::{Path, PathBuf};
+
+/// Grows with every change of the tables; an index of another form is made anew.
+const FORM: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE entry (
+        id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL,
+        kind INTEGER NOT NULL, mode INTEGER NOT NULL, user INTEGER NOT NULL, grp INTEGER NOT NULL,
+        mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, rest INTEGER NOT NULL, size INTEGER NOT NULL,
+        inode INTEGER NOT NULL, born_s INTEGER, born_ns INTEGER,
+        ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, links INTEGER NOT NULL, content BLOB,
+        UNIQUE (parent, name)
+    );
+    CREATE TABLE blocks (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
+    CREATE TABLE sent (batch INTEGER NOT NULL, path BLOB NOT NULL);
+    CREATE TABLE doubt (path BLOB PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE identity (id INTEGER NOT NULL, acked INTEGER NOT NULL, sent INTEGER NOT NULL);
+";
+
+/// The index cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the index of the tree in {path}: {source}: remove the file, it is made anew")]
+pub struct StoreError {
+    /// Its file.
+    pub path: PathBuf,
+    /// What SQLite said.
+    pub source: rusqlite::Error,
+}
+
+/// Which index it is and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// A random number, never 0.
+    pub index: u64,
+    /// The last batch that was answered.
+    pub acked: u64,
+    /// The last batch that was sent.
+    pub sent: u64,
+}
+
+/// What a batch changes once it is answered.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The entry is so now; `blocks` of a file that is not sent whole.
+    Set {
+        /// Its number.
+        id: NodeId,
+        /// The number of its directory.
+        parent: NodeId,
+        /// Its name there.
+        name: Box<[u8]>,
+        /// What is known of it.
+        seen: Box<Seen>,
+        /// The hashes of its blocks; None: those that were known stay.
+        blocks: Option<Vec<BlockHash>>,
+    },
+    /// It is gone, and all below it.
+    Gone(NodeId),
+    /// It has another place.
+    Moved(NodeId, NodeId, Box<[u8]>),
+}
+
+/// The open index.
+pub struct Store {
+    path: PathBuf,
+    db: Connection,
+    identity: Identity,
+}
+
+impl Store {
+    /// Opens the index in `path`, or makes one when there is none or it cannot be used.
+    ///
+    /// # Errors
+    /// Nothing can be made there.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let fault = |source| StoreError { path: path.to_owned(), source };
+        if let Ok(store) = Self::open_existing(path) {
+            return Ok(store);
+        }
+        Self::forget(path);
+        let db = connect(path).map_err(fault)?;
+        let index = random();
+        db.execute_batch(TABLES).map_err(fault)?;
+        db.execute("INSERT INTO identity VALUES (?1, 0, 0)", [index as i64]).map_err(fault)?;
+        db.pragma_update(None, "user_version", FORM).map_err(fault)?;
+        Ok(Self { path: path.to_owned(), db, identity: Identity { index, acked: 0, sent: 0 } })
+    }
+
+    /// Removes an index, whose standby is none any more.
+    pub fn forget(path: &Path) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            // It is not there mostly; what cannot be removed cannot be opened anew either, and says so then.
+            let _ = std::fs::remove_file(name);
+        }
+    }
+
+    fn open_existing(path: &Path) -> rusqlite::Result<Self> {
+        if !path.exists() {
+            return Err(rusqlite::Error::QueryReturnedNoRows);
+        }
+        let db = connect(path)?;
+        let form: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if form != FORM {
+            return Err(rusqlite::Error::QueryReturnedNoRows);
+        }
+        let identity = db.query_row("SELECT id, acked, sent FROM identity", [], |row| {
+            let number = |at| row.get(at).map(|number: i64| number as u64);
+            Ok(Identity { index: number(0)?, acked: number(1)?, sent: number(2)? })
+        })?;
+        Ok(Self { path: path.to_owned(), db, identity })
+    }
+
+    fn fault(&self) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+        let path = self.path.clone();
+        move |source| StoreError { path: path.clone(), source }
+    }
+
+    /// Which index it is and how far.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Everything that was answered.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn load(&self) -> Result<Known, StoreError> {
+        self.read_all().map_err(self.fault())
+    }
+
+    fn read_all(&self) -> rusqlite::Result<Known> {
+        let mut known = Known::default();
+        let mut query = self.db.prepare(
+            "SELECT id, parent, name, kind, mode, user, grp, mtime_s, mtime_ns, rest, size, inode, born_s, born_ns,
+             ctime_s, ctime_ns, links, content FROM entry",
+        )?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let number = |at| row.get::<_, i64>(at);
+            let born: Option<i64> = row.get(12)?;
+            let content: Option<Vec<u8>> = row.get(17)?;
+            let seen = Seen {
+                kind: TreeKind::try_from(number(3)? as i32).unwrap_or(TreeKind::Absent),
+                mode: number(4)? as u32,
+                user: number(5)? as u32,
+                group: number(6)? as u32,
+                mtime: Mtime { s: number(7)?, ns: number(8)? as u32 },
+                rest: number(9)? as u64,
+                size: number(10)? as u64,
+                id: FileId {
+                    inode: number(11)? as u64,
+                    born: match born {
+                        Some(s) => Some(Mtime { s, ns: number(13)? as u32 }),
+                        None => None,
+                    },
+                },
+                ctime: Mtime { s: number(14)?, ns: number(15)? as u32 },
+                links: number(16)? as u32,
+                content: content.and_then(|bytes| ContentHash::from_wire(&bytes)),
+            };
+            let name: Vec<u8> = row.get(2)?;
+            known.insert(NodeId(number(0)? as u64), NodeId(number(1)? as u64), &name, seen);
+        }
+        known.connect();
+        Ok(known)
+    }
+
+    /// The block hashes of a file, as the standby acknowledged it.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn blocks(&self, id: NodeId) -> Result<Option<Vec<BlockHash>>, StoreError> {
+        let bytes: Option<Vec<u8>> = self
+            .db
+            .prepare_cached("SELECT hashes FROM blocks WHERE id = ?1")
+            .and_then(|mut query| query.query_row([id.0 as i64], |row| row.get(0)).optional())
+            .map_err(self.fault())?;
+        Ok(bytes.map(|bytes| bytes.as_chunks::<16>().0.iter().map(|hash| BlockHash(*hash)).collect()))
+    }
+
+    /// Notes that a batch with these paths is about to be sent.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn sending<'a>(
+        &mut self,
+        batch: u64,
+        paths: impl Iterator<Item = &'a TreePath>,
+    ) -> Result<(), StoreError> {
+        let fault = self.fault();
+        let write = |db: &mut Connection| {
+            let transaction = db.transaction()?;
+            {
+                let mut insert = transaction.prepare_cached("INSERT INTO sent VALUES (?1, ?2)")?;
+                for path in paths {
+                    insert.execute(params![batch as i64, path.as_bytes()])?;
+                }
+                transaction.execute("UPDATE identity SET sent = ?1", [batch as i64])?;
+            }
+            transaction.commit()
+        };
+        write(&mut self.db).map_err(fault)?;
+        self.identity.sent = batch;
+        Ok(())
+    }
+
+    /// The standby has answered a batch: it holds `changes`, and what is at `doubts` is not known any more.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn answered(
+        &mut self,
+        batch: u64,
+        changes: &[Change],
+        doubts: &[TreePath],
+        certain: &[TreePath],
+    ) -> Result<(), StoreError> {
+        let fault = self.fault();
+        let write = |db: &mut Connection| {
+            let transaction = db.transaction()?;
+            for change in changes {
+                apply(&transaction, change)?;
+            }
+            {
+                let mut sure = transaction.prepare_cached("DELETE FROM doubt WHERE path = ?1")?;
+                for path in certain {
+                    sure.execute([path.as_bytes()])?;
+                }
+                let mut doubt = transaction.prepare_cached("INSERT OR IGNORE INTO doubt VALUES (?1)")?;
+                for path in doubts {
+                    doubt.execute([path.as_bytes()])?;
+                }
+            }
+            transaction.execute("DELETE FROM sent WHERE batch <= ?1", [batch as i64])?;
+            transaction.execute("UPDATE identity SET acked = ?1", [batch as i64])?;
+            transaction.commit()
+        };
+        write(&mut self.db).map_err(fault)?;
+        self.identity.acked = batch;
+        Ok(())
+    }
+
+    /// The standby is at `batch`, whose answer never came: what the batches after the last answered one touched is in
+    /// doubt when it may be on the standby's disk, and must be looked at in any case. Answers (in doubt, all).
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn resume(&mut self, batch: u64, interrupted: bool) -> Result<[Vec<TreePath>; 2], StoreError> {
+        let fault = self.fault();
+        let read = |db: &Connection| {
+            let mut query = db.prepare("SELECT batch, path FROM sent")?;
+            let rows =
+                query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let sent = read(&self.db).map_err(&fault)?;
+        let last = batch + u64::from(interrupted);
+        let parsed = |(at, path): (u64, Vec<u8>)| TreePath::parse(&path).ok().map(|path| (at, path));
+        let all: Vec<(u64, TreePath)> = sent.into_iter().filter_map(parsed).collect();
+        let doubts: Vec<_> = all
+            .iter()
+            .filter(|(at, _)| *at > self.identity.acked && *at <= last)
+            .map(|(_, path)| path.clone())
+            .collect();
+        let write = |db: &mut Connection| {
+            let transaction = db.transaction()?;
+            for path in &doubts {
+                transaction.execute("INSERT OR IGNORE INTO doubt VALUES (?1)", [path.as_bytes()])?;
+            }
+            transaction.execute("DELETE FROM sent", [])?;
+            transaction.execute("UPDATE identity SET acked = ?1, sent = ?1", [batch as i64])?;
+            transaction.commit()
+        };
+        write(&mut self.db).map_err(fault)?;
+        (self.identity.acked, self.identity.sent) = (batch, batch);
+        Ok([doubts, all.into_iter().map(|(_, path)| path).collect()])
+    }
+
+    /// Paths of which it is not known what the standby has there.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn doubts(&self) -> Result<Vec<TreePath>, StoreError> {
+        let read = || {
+            let mut query = self.db.prepare("SELECT path FROM doubt")?;
+            let rows = query.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let paths: Vec<Vec<u8>> = read().map_err(self.fault())?;
+        Ok(paths.iter().filter_map(|path| TreePath::parse(path).ok()).collect())
+    }
+}
+
+fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Set { id, parent, name, seen, blocks } => {
+            db.prepare_cached("DELETE FROM entry WHERE parent = ?1 AND name = ?2 AND id <> ?3")?
+                .execute(params![parent.0 as i64, name, id.0 as i64])?;
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
+            )?
+            .execute(params![
+                id.0 as i64,
+                parent.0 as i64,
+                name,
+                i32::from(seen.kind),
+                seen.mode,
+                seen.user,
+                seen.group,
+                seen.mtime.s,
+                seen.mtime.ns,
+                seen.rest as i64,
+                seen.size as i64,
+                seen.id.inode as i64,
+                seen.id.born.map(|born| born.s),
+                seen.id.born.map(|born| born.ns),
+                seen.ctime.s,
+                seen.ctime.ns,
+                seen.links,
+                seen.content.map(|hash| hash.0.to_vec()),
+            ])?;
+            if let Some(blocks) = blocks {
+                let bytes: Vec<u8> = blocks.iter().flat_map(|hash| hash.0).collect();
+                if bytes.is_empty() {
+                    db.prepare_cached("DELETE FROM blocks WHERE id = ?1")?.execute([id.0 as i64])?;
+                } else {
+                    db.prepare_cached("INSERT OR REPLACE INTO blocks VALUES (?1, ?2)")?
+                        .execute(params![id.0 as i64, bytes])?;
+                }
+            }
+        }
+        Change::Gone(id) => {
+            const BELOW: &str = "WITH RECURSIVE below(id) AS (VALUES (?1) UNION SELECT entry.id FROM entry
+                JOIN below ON entry.parent = below.id WHERE entry.id <> 1)";
+            for table in ["blocks", "entry"] {
+                let delete = format!("{BELOW} DELETE FROM {table} WHERE id IN (SELECT id FROM below)");
+                db.prepare_cached(&delete)?.execute([id.0 as i64])?;
+            }
+        }
+        Change::Moved(id, parent, name) => {
+            debug_assert_ne!(*id, ROOT);
+            // Two that change places meet in the middle: the other one's row follows in the same transaction.
+            db.prepare_cached("UPDATE entry SET parent = -id WHERE parent = ?1 AND name = ?2 AND id <> ?3")?
+                .execute(params![parent.0 as i64, name, id.0 as i64])?;
+            db.prepare_cached("UPDATE entry SET parent = ?2, name = ?3 WHERE id = ?1")?.execute(params![
+                id.0 as i64,
+                parent.0 as i64,
+                name
+            ])?;
+        }
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.pragma_update(None, "journal_mode", "wal")?;
+    db.pragma_update(None, "synchronous", "normal")?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}
+
+/// A number that no other index has; never 0.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has random numbers");
+    u64::from_le_bytes(bytes).max(1)
+}

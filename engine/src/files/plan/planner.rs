@@ -1,0 +1,424 @@
+//! The plan of one round.
+
+use super::{DOUBTED_MAX_BYTES, Facts, WHOLE_MAX_BYTES};
+use crate::files::TreePath;
+use crate::files::disk::{FileId, Found};
+use crate::files::index::{Change, Known, NodeId, ROOT, Seen};
+use lockstep_wire::{TreeExpected, TreeKind};
+use std::collections::{HashMap, HashSet};
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Make a directory.
+    Directory,
+    /// Make a symlink.
+    Symlink,
+    /// Make a FIFO.
+    Fifo,
+    /// Read the file and send what differs; `always`: also when nothing does, for it must be a file of its own.
+    Content {
+        /// Even if the standby has that content.
+        always: bool,
+    },
+    /// Another name of this file.
+    Link(TreePath),
+    /// This becomes `path`.
+    Rename(TreePath),
+    /// This and `path` change places.
+    Exchange(TreePath),
+    /// It is gone, with all below it.
+    Remove,
+    /// It has other metadata.
+    Meta,
+    /// Nothing to send, only to remember.
+    Note,
+}
+
+/// One step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What to do.
+    pub op: Op,
+    /// With what.
+    pub path: TreePath,
+    /// What the standby has at the path it takes from.
+    pub expected: Option<TreeExpected>,
+    /// What is known once it is done; of `Content` whoever reads the file knows it.
+    pub changes: Vec<Change>,
+}
+
+/// The result.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Directories that are new or have another name: look at all below them.
+    pub below: Vec<TreePath>,
+    /// Look at these once more when this is sent.
+    pub again: Vec<TreePath>,
+    /// How many entries the removals take.
+    pub removed: usize,
+}
+
+/// Makes the plan; afterwards `known` is what the standby has once it is carried out, files that must be read excepted.
+/// At `doubts` the standby may have anything.
+pub fn plan(known: &mut Known, facts: &Facts, doubts: &HashSet<TreePath>) -> Plan {
+    let mut planner = Planner {
+        known,
+        facts,
+        doubts,
+        state: HashMap::new(),
+        moved: HashSet::new(),
+        read: HashSet::new(),
+        late: Vec::new(),
+        out: Plan::default(),
+    };
+    for path in facts.paths() {
+        planner.place(path);
+    }
+    for path in facts.paths().filter(|path| facts.found(path).is_none()) {
+        planner.remove(path);
+    }
+    let late = std::mem::take(&mut planner.late);
+    for path in late.iter().rev() {
+        planner.directory_meta(path);
+    }
+    planner.out
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Doing,
+    Done,
+}
+
+struct Planner<'a> {
+    known: &'a mut Known,
+    facts: &'a Facts,
+    doubts: &'a HashSet<TreePath>,
+    state: HashMap<TreePath, State>,
+    /// Renamed in this round.
+    moved: HashSet<NodeId>,
+    /// Files that are read in this round: what the standby has of them changes.
+    read: HashSet<TreePath>,
+    /// Directories whose metadata comes last.
+    late: Vec<TreePath>,
+    out: Plan,
+}
+
+impl Planner<'_> {
+    fn step(&mut self, op: Op, path: &TreePath, expected: Option<TreeExpected>, changes: Vec<Change>) {
+        if matches!(op, Op::Content { .. }) {
+            self.read.insert(path.clone());
+        }
+        self.out.steps.push(Step { op, path: path.clone(), expected, changes });
+    }
+
+    /// Sees to it that the right entry is at `path`.
+    fn place(&mut self, path: &TreePath) {
+        if self.state.contains_key(path) {
+            return;
+        }
+        let Some(found) = self.facts.found(path) else { return };
+        self.state.insert(path.clone(), State::Doing);
+        if let Some(parent) = path.parent() {
+            self.place(&parent);
+            if self.known.at(&parent).is_none_or(|seen| seen.kind != TreeKind::Directory) {
+                self.out.again.push(path.clone());
+                return;
+            }
+        }
+        self.put(path, found);
+        self.state.insert(path.clone(), State::Done);
+    }
+
+    fn put(&mut self, path: &TreePath, found: &Found) {
+        if self.is_there(path, found) {
+            return self.update(path, found);
+        }
+        if let Some(from) = self.other_name(path, found) {
+            self.place(&from);
+            if self.is_there(&from, found) {
+                return self.link(path, &from, found);
+            }
+        }
+        self.vacate(path);
+        // What came here meanwhile, in a circle, waits for us.
+        let waits = self.vacate(path);
+        if self.is_there(path, found) {
+            return self.update(path, found);
+        }
+        match self.source(path, found) {
+            Some(from) if waits && self.known.find(path).is_some() => self.exchange(path, &from, found),
+            Some(from) => self.rename(path, &from, found),
+            None => self.create(path, found),
+        }
+    }
+
+    fn is_there(&self, path: &TreePath, found: &Found) -> bool {
+        let there = self.known.at(path);
+        there.is_some_and(|seen| seen.kind == found.kind && seen.id == found.id && found.id.inode != 0)
+    }
+
+    /// A path where the same file is too.
+    fn other_name(&self, path: &TreePath, found: &Found) -> Option<TreePath> {
+        if found.kind == TreeKind::Directory || found.links < 2 {
+            return None;
+        }
+        let names = self.known.names(found.id).iter().filter_map(|id| self.known.path(*id));
+        names.filter(|name| name != path).find(|name| {
+            self.facts.found(name).is_some_and(|there| there.id == found.id && there.kind == found.kind)
+        })
+    }
+
+    /// The path that this entry was renamed from.
+    fn source(&self, path: &TreePath, found: &Found) -> Option<TreePath> {
+        let gone = |from: &TreePath| {
+            let look = self.facts.get(from);
+            look.is_some_and(|look| look.found.as_ref().is_none_or(|there| there.id != found.id))
+        };
+        let same = |id: &&NodeId| self.known.seen(**id).is_some_and(|seen| seen.kind == found.kind);
+        let names = self.known.names(found.id).iter().filter(same).filter_map(|id| self.known.path(*id));
+        // Into itself, or into the place of what it lies in: no rename can do that.
+        names.filter(gone).find(|from| !path.is_in(from) && !from.is_in(path))
+    }
+
+    /// Lets whatever is at `path` and lives on elsewhere go there. True: it waits for something that waits for this.
+    fn vacate(&mut self, path: &TreePath) -> bool {
+        let Some(id) = self.known.find(path) else { return false };
+        let mut waits = false;
+        let all = if self.known.seen(id).is_some_and(|seen| seen.kind == TreeKind::Directory) {
+            self.known.below(id)
+        } else {
+            vec![id]
+        };
+        for node in all {
+            let Some(file) = self.known.seen(node).map(|seen| seen.id) else { continue };
+            for place in self.facts.places(file) {
+                if place == path || self.known.path(node).as_ref() == Some(place) {
+                    continue;
+                }
+                match self.state.get(place) {
+                    None => self.place(place),
+                    Some(State::Doing) => waits |= node == id,
+                    Some(State::Done) => {}
+                }
+            }
+        }
+        waits
+    }
+
+    fn rename(&mut self, path: &TreePath, from: &TreePath, found: &Found) {
+        let Some(id) = self.known.find(from) else { return self.create(path, found) };
+        let mut changes = self.replace(path);
+        let expected = self.known.seen(id).map(Seen::expected);
+        if !self.known.rename(id, path) {
+            return self.create(path, found);
+        }
+        changes.extend(self.moved_to(id));
+        self.step(Op::Rename(from.clone()), path, expected, changes);
+        self.has_moved(id, path, found);
+    }
+
+    fn exchange(&mut self, path: &TreePath, from: &TreePath, found: &Found) {
+        let (Some(id), Some(other)) = (self.known.find(from), self.known.find(path)) else {
+            return self.create(path, found);
+        };
+        let expected = self.known.seen(id).map(Seen::expected);
+        self.known.exchange(id, other);
+        self.moved.insert(other);
+        let changes = self.moved_to(id).into_iter().chain(self.moved_to(other)).collect();
+        self.step(Op::Exchange(from.clone()), path, expected, changes);
+        if self.known.seen(other).is_some_and(|seen| seen.kind == TreeKind::Directory) {
+            self.out.below.push(from.clone());
+        }
+        self.has_moved(id, path, found);
+    }
+
+    fn moved_to(&self, id: NodeId) -> Option<Change> {
+        self.known.place(id).map(|(parent, name)| Change::Moved(id, parent, name.into()))
+    }
+
+    fn has_moved(&mut self, id: NodeId, path: &TreePath, found: &Found) {
+        self.moved.insert(id);
+        if found.kind == TreeKind::Directory {
+            self.out.below.push(path.clone());
+        }
+        self.update(path, found);
+    }
+
+    /// What is known of `path` is replaced by the next operation.
+    fn replace(&mut self, path: &TreePath) -> Vec<Change> {
+        let Some(id) = self.known.find(path) else { return Vec::new() };
+        self.known.remove(id);
+        vec![Change::Gone(id)]
+    }
+
+    fn link(&mut self, path: &TreePath, from: &TreePath, found: &Found) {
+        self.vacate(path);
+        let mut changes = self.replace(path);
+        let Some(seen) = self.known.at(from).cloned() else { return self.create(path, found) };
+        // A file whose content is on its way has no time yet that could be expected.
+        let expected = (!self.read.contains(from)).then(|| seen.expected());
+        changes.extend(self.set(path, seen));
+        self.step(Op::Link(from.clone()), path, expected, changes);
+    }
+
+    /// Remembers what is at `path`.
+    fn set(&mut self, path: &TreePath, seen: Seen) -> Option<Change> {
+        let id = self.known.set(path, seen)?;
+        change_of(self.known, id, None)
+    }
+
+    fn create(&mut self, path: &TreePath, found: &Found) {
+        let old = self.known.at(path).cloned();
+        let same = old.filter(|old| old.kind == found.kind && !self.doubts.contains(path));
+        let mut changes = if same.is_some() { Vec::new() } else { self.replace(path) };
+        match (found.kind, same) {
+            (TreeKind::File, Some(old)) => {
+                let adopted = old.id.inode == 0 && old.size == found.size && old.mtime == found.meta.mtime;
+                let id = self.known.find(path);
+                if adopted && old.links == 1 && found.links == 1 {
+                    // Found on the standby with the same size and time.
+                    self.known.set(path, Seen { id: found.id, ..old });
+                    return self.meta_of_file(path, found);
+                }
+                let always = old.links > 1 || (found.links > 1 && id.is_some_and(|id| id != ROOT));
+                self.known.set(path, Seen { id: found.id, links: found.links, ..old });
+                self.step(Op::Content { always }, path, None, Vec::new());
+            }
+            (TreeKind::File, None) => {
+                let nothing = Seen { size: 0, mtime: Default::default(), ..Seen::of(found, None) };
+                self.known.set(path, nothing);
+                self.step(Op::Content { always: true }, path, None, changes);
+            }
+            (TreeKind::Directory, Some(old)) => {
+                self.known.set(path, Seen { id: found.id, ..old });
+                self.late.push(path.clone());
+                self.out.below.push(path.clone());
+            }
+            (kind, _) => {
+                if self.doubts.contains(path) && kind == TreeKind::Directory && !path.is_root() {
+                    self.step(Op::Remove, path, None, Vec::new());
+                }
+                changes.extend(self.set(path, Seen::of(found, None)));
+                let op = match kind {
+                    TreeKind::Directory if path.is_root() => Op::Meta,
+                    TreeKind::Directory => Op::Directory,
+                    TreeKind::Symlink => Op::Symlink,
+                    _ => Op::Fifo,
+                };
+                self.step(op, path, None, changes);
+                if kind == TreeKind::Directory {
+                    self.out.below.push(path.clone());
+                }
+            }
+        }
+    }
+
+    /// The right entry is at `path`; is it as it should be?
+    fn update(&mut self, path: &TreePath, found: &Found) {
+        let Some(id) = self.known.find(path) else { return };
+        let Some(seen) = self.known.seen(id) else { return };
+        match found.kind {
+            TreeKind::File => {
+                let moved = self.moved.contains(&id);
+                let doubt = self.facts.get(path).is_some_and(|look| look.content);
+                if !content_may_differ(seen, found, doubt, moved) {
+                    return self.meta_of_file(path, found);
+                }
+                if moved && found.size > WHOLE_MAX_BYTES {
+                    // Its blocks can be taken from where it is now only by the next batch.
+                    self.out.again.push(path.clone());
+                    return;
+                }
+                self.step(Op::Content { always: false }, path, None, Vec::new());
+                self.relink(path, found);
+            }
+            TreeKind::Directory => self.late.push(path.clone()),
+            _ if seen.same_meta(found) => self.note(path, found),
+            _ => {
+                let change = self.set(path, Seen::of(found, None));
+                self.step(Op::Meta, path, None, change.into_iter().collect());
+            }
+        }
+    }
+
+    /// The file is replaced by the standby: its other names must become names of the new one.
+    fn relink(&mut self, path: &TreePath, found: &Found) {
+        for name in self.names_still_there(path, found.id) {
+            self.step(Op::Link(path.clone()), &name, None, Vec::new());
+        }
+    }
+
+    fn names_still_there(&self, path: &TreePath, id: FileId) -> Vec<TreePath> {
+        let names = self.known.names(id).iter().filter_map(|id| self.known.path(*id));
+        names
+            .filter(|name| name != path && self.facts.found(name).is_some_and(|there| there.id == id))
+            .collect()
+    }
+
+    fn meta_of_file(&mut self, path: &TreePath, found: &Found) {
+        let Some(seen) = self.known.at(path) else { return };
+        if seen.same_meta(found) {
+            return self.note(path, found);
+        }
+        let content = seen.content;
+        let mut changes: Vec<_> = self.set(path, Seen::of(found, content)).into_iter().collect();
+        for name in self.names_still_there(path, found.id) {
+            changes.extend(self.set(&name, Seen::of(found, content)));
+        }
+        self.step(Op::Meta, path, None, changes);
+    }
+
+    fn note(&mut self, path: &TreePath, found: &Found) {
+        let Some(seen) = self.known.at(path) else { return };
+        let now = Seen::of(found, seen.content);
+        if *seen != now {
+            let change = self.set(path, now);
+            self.step(Op::Note, path, None, change.into_iter().collect());
+        }
+    }
+
+    fn remove(&mut self, path: &TreePath) {
+        let Some(id) = self.known.find(path) else {
+            if self.doubts.contains(path) && !path.is_root() {
+                self.step(Op::Remove, path, None, Vec::new());
+            }
+            return;
+        };
+        if id == ROOT {
+            return; // that is for the brakes
+        }
+        self.out.removed += self.known.remove(id);
+        self.step(Op::Remove, path, None, vec![Change::Gone(id)]);
+    }
+
+    fn directory_meta(&mut self, path: &TreePath) {
+        let (Some(found), Some(seen)) = (self.facts.found(path), self.known.at(path)) else { return };
+        if seen.same_meta(found) && !self.doubts.contains(path) {
+            return self.note(path, found);
+        }
+        let change = self.set(path, Seen::of(found, None));
+        self.step(Op::Meta, path, None, change.into_iter().collect());
+    }
+}
+
+/// What the store has to remember of a node.
+pub(crate) fn change_of(
+    known: &Known,
+    id: NodeId,
+    blocks: Option<Vec<crate::files::BlockHash>>,
+) -> Option<Change> {
+    let (parent, name) = known.place(id)?;
+    Some(Change::Set { id, parent, name: name.into(), seen: Box::new(known.seen(id)?.clone()), blocks })
+}
+
+fn content_may_differ(seen: &Seen, found: &Found, doubt: bool, moved: bool) -> bool {
+    if seen.size != found.size || seen.mtime != found.meta.mtime || doubt {
+        return true;
+    }
+    // A rename changes the time of change too.
+    seen.ctime != found.ctime && !moved && found.size <= DOUBTED_MAX_BYTES
+}

@@ -1,0 +1,739 @@
+//! A tree's thread: waits for marks, for the standby's answers and for time to pass, and does one round after another.
+
+use super::batch::{Done, FLIGHTS_MAX, Session, Stop};
+use super::gather::Gather;
+use super::reconcile::Reconcile;
+use super::shared::{Input, Notices, Shared, TreeState};
+use super::stuck::Stuck;
+use super::{TreeConfig, brake};
+use crate::files::TreePath;
+use crate::files::disk::Disk;
+use crate::files::index::{Change, Known, Seen, Store, StoreError};
+use crate::files::plan::{Facts, Plan, plan};
+use crate::files::rules::Rules;
+use crate::files::watch::{Mark, Watch};
+use lockstep_wire::{Message, TreeAck, TreeFailure, TreeKind, TreeReason, unpack};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Looks of one round: as much as one batch holds.
+const ROUND_LOOKS: usize = 4096;
+
+/// A sweep finds what no event told: stores through memory maps that stay open.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A root that is missing is looked for so often.
+const ROOT_RETRY: Duration = Duration::from_secs(1);
+
+/// A file that is always written and took long to read is not read again before this many times that.
+const READ_REST: u32 = 10;
+
+/// Reading for less than this is no burden.
+const READ_FREE: Duration = Duration::from_millis(50);
+
+/// A file that vanished or changed while it was read is looked at again after this.
+const AGAIN: Duration = Duration::from_millis(20);
+
+pub(super) struct Tree {
+    pub(super) config: TreeConfig,
+    pub(super) rules: Arc<Rules>,
+    index: PathBuf,
+    fresh: bool,
+    pub(super) shared: Arc<Shared>,
+    notices: Notices,
+    store: Option<Store>,
+    pub(super) known: Known,
+    pub(super) doubts: HashSet<TreePath>,
+    disk: Option<Disk>,
+    watch: Option<Watch>,
+    root_retry: Instant,
+    pub(super) session: Option<Session>,
+    reconcile: Option<Reconcile>,
+    /// Send a batch even if there is nothing to send: the standby does not follow this index yet.
+    introduce: bool,
+    /// Directories to be listed.
+    scan: BTreeSet<TreePath>,
+    /// Found to be gone by listings, which are not over.
+    vanished: Vec<TreePath>,
+    stuck: Stuck,
+    /// Large files that must not be read before.
+    pub(super) resting: BTreeMap<TreePath, Instant>,
+    barriers: Vec<Barrier>,
+    sweep: (Instant, Instant),
+    brake: brake::Brake,
+    /// Why nothing is sent.
+    stopped: Option<String>,
+    pub(super) count: Count,
+}
+
+/// What was sent.
+pub(super) struct Count {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    rate: (Instant, u64, u64),
+    paths: (u64, u64),
+}
+
+/// Somebody who waits.
+struct Barrier {
+    reply: oneshot::Sender<Result<(), String>>,
+    /// The cookie that must be seen first; None: it was.
+    cookie: Option<u64>,
+    /// When it was seen.
+    since: Instant,
+    /// The last batch that must be answered; None: not known yet.
+    batch: Option<u64>,
+}
+
+impl Tree {
+    pub(super) fn new(
+        config: TreeConfig,
+        rules: Rules,
+        index: PathBuf,
+        fresh: bool,
+        shared: Arc<Shared>,
+        notices: Notices,
+    ) -> Self {
+        let now = Instant::now();
+        let brake = brake::Brake::new(config.delete_max_percent);
+        Self {
+            config,
+            rules: Arc::new(rules),
+            index,
+            fresh,
+            shared,
+            notices,
+            store: None,
+            known: Known::default(),
+            doubts: HashSet::new(),
+            disk: None,
+            watch: None,
+            root_retry: now,
+            session: None,
+            reconcile: None,
+            introduce: false,
+            scan: BTreeSet::new(),
+            vanished: Vec::new(),
+            stuck: Stuck::default(),
+            resting: BTreeMap::new(),
+            barriers: Vec::new(),
+            sweep: (now + SWEEP_EVERY, now),
+            brake,
+            stopped: None,
+            count: Count { files: 0, bytes: 0, rate: (now, 0, 0), paths: (0, 0) },
+        }
+    }
+
+    /// Runs until the handle is dropped.
+    pub(super) fn run(mut self) {
+        if let Err(error) = self.open_store() {
+            self.fault(error.to_string());
+        }
+        loop {
+            let (inputs, stop) = {
+                let mut state = self.shared.lock();
+                (std::mem::take(&mut state.inputs), state.stop)
+            };
+            if stop {
+                return;
+            }
+            let now = Instant::now();
+            self.hold_root(now);
+            for input in inputs {
+                let done = self.input(input);
+                self.settle(done);
+            }
+            self.sweep_when_due(now);
+            let worked = if self.may_send() { self.round() } else { Ok(false) };
+            let worked = self.settle(worked).unwrap_or(false);
+            self.judge_barriers();
+            self.show();
+            if !worked {
+                self.wait();
+            }
+        }
+    }
+
+    fn open_store(&mut self) -> Result<(), StoreError> {
+        if let Some(directory) = self.index.parent() {
+            // The store says what is wrong if this fails.
+            let _ = std::fs::create_dir_all(directory);
+        }
+        if std::mem::take(&mut self.fresh) {
+            Store::forget(&self.index);
+        }
+        let store = Store::open(&self.index)?;
+        self.known = store.load()?;
+        self.doubts = store.doubts()?.into_iter().collect();
+        let identity = store.identity();
+        self.shared.lock().announced = (identity.index, identity.acked);
+        self.store = Some(store);
+        Ok(())
+    }
+
+    fn alarm(&self, sentence: &str) {
+        (self.notices)(true, format!("tree {}: {sentence}", self.config.name));
+    }
+
+    /// Nothing is sent from now on, for this reason.
+    fn fault(&mut self, sentence: String) {
+        if self.stopped.as_ref() != Some(&sentence) {
+            self.alarm(&sentence);
+            self.stopped = Some(sentence);
+        }
+    }
+
+    /// What a failed step means for the whole.
+    fn settle<T>(&mut self, result: Result<T, Stop>) -> Option<T> {
+        match result {
+            Ok(value) => return Some(value),
+            Err(Stop::Gone) => {}
+            Err(Stop::Store(error)) => {
+                self.fault(error.to_string());
+                self.store = None;
+            }
+        }
+        self.drop_session();
+        // What the interrupted round had taken is not marked any more.
+        self.mark_everything();
+        None
+    }
+
+    fn drop_session(&mut self) {
+        self.session = None;
+        self.reconcile = None;
+        for barrier in self.barriers.drain(..) {
+            // Whoever waited may have gone too.
+            let _ = barrier.reply.send(Err("the standby went away".to_owned()));
+        }
+    }
+
+    fn mark_everything(&self) {
+        self.shared.lock().dirty.note_below(TreePath::root(), Instant::now());
+    }
+
+    fn input(&mut self, input: Input) -> Result<(), Stop> {
+        match input {
+            Input::Connected { state, out } => self.connected(&state, out),
+            Input::Disconnected => {
+                self.drop_session();
+                Ok(())
+            }
+            Input::Ack(ack) => self.ack(&ack),
+            Input::Listing(listing) => {
+                let Some(reconcile) = &mut self.reconcile else { return Ok(()) };
+                match reconcile.answer(&listing, &self.rules) {
+                    Ok(true) => self.ask(),
+                    Ok(false) => Ok(()),
+                    Err(sentence) => {
+                        self.fault(sentence);
+                        self.drop_session();
+                        Ok(())
+                    }
+                }
+            }
+            Input::Barrier(reply) => {
+                self.barrier(reply);
+                Ok(())
+            }
+        }
+    }
+
+    fn connected(
+        &mut self,
+        state: &lockstep_wire::TreeState,
+        out: mpsc::Sender<Message>,
+    ) -> Result<(), Stop> {
+        self.drop_session();
+        if !state.fault.is_empty() {
+            self.fault(format!("the standby cannot follow it: {}", state.fault));
+            return Ok(());
+        }
+        self.stopped = None;
+        if self.store.is_none() {
+            self.open_store()?;
+        }
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let identity = store.identity();
+        let connection = self.shared.lock().connection;
+        let limit = self.config.bytes_per_s_max;
+        let session =
+            |batch| Session::new(self.shared.clone(), out, connection, (identity.index, batch), limit);
+        let last = state.batch + u64::from(state.interrupted);
+        if state.index == identity.index
+            && state.batch >= identity.acked
+            && last <= identity.sent.max(state.batch)
+        {
+            let [doubts, paths] = store.resume(state.batch, state.interrupted)?;
+            self.known = store.load()?;
+            self.doubts = store.doubts()?.into_iter().collect();
+            self.session = Some(session(state.batch));
+            for path in doubts {
+                self.doubt(&path);
+            }
+            let now = Instant::now();
+            let mut shared = self.shared.lock();
+            for path in paths.into_iter().chain(self.doubts.iter().cloned()) {
+                shared.dirty.note_below(path, now);
+            }
+            return Ok(());
+        }
+        let session = session(0);
+        self.session = Some(session);
+        self.store = None;
+        self.fresh = true;
+        self.open_store()?;
+        let index = self.store.as_ref().map_or(0, |store| store.identity().index);
+        if let Some(session) = &mut self.session {
+            session.follow(index);
+        }
+        self.introduce = true;
+        if state.empty {
+            self.mark_everything();
+            return Ok(());
+        }
+        self.reconcile = Some(Reconcile::new());
+        self.ask()
+    }
+
+    /// Asks the standby for the next directory, or begins to send when all are known.
+    fn ask(&mut self) -> Result<(), Stop> {
+        let (Some(reconcile), Some(session)) = (&mut self.reconcile, &self.session) else { return Ok(()) };
+        if let Some(request) = reconcile.next() {
+            return session.send(request.into());
+        }
+        self.known = self.reconcile.take().map(|reconcile| reconcile.known).unwrap_or_default();
+        let all = self.known.below(crate::files::index::ROOT);
+        let changes: Vec<Change> =
+            all.into_iter().filter_map(|id| crate::files::plan::change_of(&self.known, id, None)).collect();
+        if let Some(store) = &mut self.store {
+            store.answered(0, &changes, &[], &[])?;
+        }
+        self.mark_everything();
+        Ok(())
+    }
+
+    /// The standby may have anything at `path`.
+    fn doubt(&mut self, path: &TreePath) {
+        let here = self.disk.as_ref().and_then(|disk| disk.look(path).ok().flatten());
+        let Some(id) = self.known.find(path) else {
+            self.doubts.insert(path.clone());
+            return;
+        };
+        let seen = self.known.seen(id).cloned();
+        let same_directory = here.zip(seen.clone()).is_some_and(|(here, seen)| {
+            here.kind == TreeKind::Directory && seen.kind == here.kind && seen.id == here.id
+        });
+        if let Some(seen) = seen.filter(|_| same_directory || path.is_root()) {
+            // What is in it is known; its metadata is not.
+            self.known.set(path, Seen { mode: u32::MAX, ..seen });
+            return;
+        }
+        self.known.remove(id);
+        self.doubts.insert(path.clone());
+    }
+
+    fn ack(&mut self, ack: &TreeAck) -> Result<(), Stop> {
+        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else { return Ok(()) };
+        if ack.index != store.identity().index {
+            return Ok(());
+        }
+        let mut failures: Vec<(TreePath, TreeFailure)> = Vec::new();
+        for failure in unpack::<TreeFailure>(ack.failures.clone()).flatten() {
+            if let Ok(path) = TreePath::parse(&failure.path) {
+                failures.push((path, failure));
+            }
+        }
+        let mut failed = Vec::new();
+        while let Some(flight) = session.flights.front_mut().filter(|flight| flight.batch <= ack.batch) {
+            let this = flight.batch == ack.batch;
+            if this && !failures.is_empty() {
+                let names: HashSet<&TreePath> = failures.iter().map(|(path, _)| path).collect();
+                flight.done.retain_mut(|done| {
+                    let fails = !done.silent && names.contains(&done.path);
+                    if fails {
+                        failed.extend(done.from.take());
+                    }
+                    !fails
+                });
+            }
+            if this && ack.more {
+                break;
+            }
+            let Some(flight) = session.flights.pop_front() else { break };
+            let certain: Vec<TreePath> =
+                flight.done.iter().filter(|done| !done.silent).map(|done| done.path.clone()).collect();
+            for path in &certain {
+                self.doubts.remove(path);
+                self.stuck.clear(path);
+            }
+            let changes: Vec<Change> = flight.done.into_iter().flat_map(|done| done.changes).collect();
+            let doubts: Vec<TreePath> =
+                failures.iter().map(|(path, _)| path.clone()).chain(failed.iter().cloned()).collect();
+            store.answered(flight.batch, &changes, if this { &doubts } else { &[] }, &certain)?;
+            self.introduce = false;
+        }
+        let announced = (store.identity().index, store.identity().acked);
+        self.shared.lock().announced = announced;
+        for from in failed {
+            self.doubt(&from);
+            self.shared.lock().dirty.note_below(from, Instant::now());
+        }
+        for (path, failure) in failures {
+            self.failed(&path, &failure);
+        }
+        Ok(())
+    }
+
+    /// The standby could not do something with `path`: it is stuck, and tried again.
+    fn failed(&mut self, path: &TreePath, failure: &TreeFailure) {
+        let now = Instant::now();
+        let reason = reason_of(failure);
+        self.doubt(path);
+        if failure.reason() == TreeReason::Missing
+            && let Some(parent) = path.parent().filter(|parent| !parent.is_root())
+        {
+            // Somebody removed its directory on the standby.
+            self.doubt_whole(&parent);
+            self.shared.lock().dirty.note_below(parent, now);
+        }
+        self.hold(path, &reason, now);
+    }
+
+    fn doubt_whole(&mut self, path: &TreePath) {
+        if let Some(id) = self.known.find(path) {
+            self.known.remove(id);
+        }
+        self.doubts.insert(path.clone());
+    }
+
+    /// `path` is stuck for now.
+    pub(super) fn hold(&mut self, path: &TreePath, reason: &str, now: Instant) {
+        let (due, new) = self.stuck.add(path, reason.to_owned(), now);
+        if new {
+            tracing::warn!(tree = %self.config.name, %path, reason, "a path is not replicated");
+        }
+        self.retry(path.clone(), due, true);
+    }
+
+    /// Looks at `path` again at `due`.
+    pub(super) fn retry(&self, path: TreePath, due: Instant, content: bool) {
+        let mark = Mark { first: Instant::now(), due, below: true, content };
+        self.shared.lock().dirty.retry(path, mark);
+    }
+
+    /// Opens root and watch, or looks whether they came back.
+    fn hold_root(&mut self, now: Instant) {
+        let lost = std::mem::take(&mut self.shared.lock().root_lost);
+        if lost {
+            (self.watch, self.disk) = (None, None);
+            self.fault(format!("its root {} is gone: put it back", self.config.root.display()));
+            self.root_retry = now;
+        }
+        if self.watch.is_some() || self.root_retry > now {
+            return;
+        }
+        self.root_retry = now + ROOT_RETRY;
+        // What was replicated before has Lockstep's directory; a mount point without its file system has not.
+        let root = &self.config.root;
+        if !self.known.is_empty() && self.known.len() > 1 && !root.join(".lockstep").is_dir() {
+            let sentence = format!(
+                "its root {} is not the directory that was replicated, for it lacks .lockstep: mount the right file system, or create that directory to have everything compared",
+                root.display()
+            );
+            return self.fault(sentence);
+        }
+        let opened = Disk::open(root).and_then(|disk| {
+            let watch = Watch::start(root, self.rules.clone(), self.shared.clone(), None)?;
+            Ok((disk, watch))
+        });
+        match opened {
+            Ok((disk, watch)) => {
+                (self.disk, self.watch) = (Some(disk), Some(watch));
+                self.stopped = None;
+            }
+            Err(error) => self.fault(format!(
+                "its root {} cannot be watched ({error}): create or mount it",
+                root.display()
+            )),
+        }
+    }
+
+    fn sweep_when_due(&mut self, now: Instant) {
+        if self.sweep.0 <= now && self.scan.is_empty() {
+            self.mark_everything();
+            self.sweep = (now + SWEEP_EVERY, now);
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        let ready = self.session.as_ref().is_some_and(|session| session.flights.len() < FLIGHTS_MAX);
+        ready
+            && self.reconcile.is_none()
+            && self.disk.is_some()
+            && self.store.is_some()
+            && self.stopped.is_none()
+    }
+
+    /// One round: looks, plans, sends. False: there was nothing to do.
+    fn round(&mut self) -> Result<bool, Stop> {
+        let now = Instant::now();
+        let marks = self.shared.lock().dirty.take_due(now, ROUND_LOOKS);
+        let scanned = !self.scan.is_empty();
+        if marks.is_empty() && !scanned && self.vanished.is_empty() {
+            if self.introduce
+                && let (Some(session), Some(store)) = (&mut self.session, &mut self.store)
+                && session.last_batch() == 0
+                && self.shared.lock().dirty.is_empty()
+            {
+                session.empty_batch(store)?;
+            }
+            return Ok(false);
+        }
+        let Some(disk) = self.disk.take() else { return Ok(false) };
+        let facts = self.gather(&disk, marks, now);
+        if self.shared.lock().root_lost || !disk.is_in_place() {
+            // What was just seen may be the emptiness below a mount point.
+            self.disk = Some(disk);
+            self.shared.lock().root_lost = true;
+            self.mark_everything();
+            return Ok(true);
+        }
+        let sent = self.plan_and_send(&disk, &facts);
+        self.disk = Some(disk);
+        sent.map(|()| true)
+    }
+
+    fn gather(&mut self, disk: &Disk, marks: Vec<(TreePath, Mark)>, now: Instant) -> Facts {
+        let mut gather = Gather::new(disk, &self.rules, &self.known, &mut self.stuck);
+        let mut later = Vec::new();
+        for (path, mark) in marks {
+            if let Some(due) = self.resting.get(&path).copied().filter(|due| *due > now) {
+                later.push((path, Mark { due, ..mark }));
+                continue;
+            }
+            self.resting.remove(&path);
+            gather.marked(&path, mark.content);
+            if mark.below {
+                self.scan.insert(path);
+            }
+        }
+        while gather.facts.len() < ROUND_LOOKS
+            && let Some(path) = self.scan.pop_first()
+        {
+            let listed = gather.list(&path);
+            self.scan.extend(listed.directories);
+            self.vanished.extend(listed.vanished);
+        }
+        if self.scan.is_empty() {
+            for path in std::mem::take(&mut self.vanished) {
+                gather.marked(&path, false);
+            }
+        }
+        gather.sources();
+        let Gather { facts, retry, news, .. } = gather;
+        for (path, reason) in news {
+            self.alarm(&format!("{path} is not replicated: {reason}"));
+        }
+        for (path, due) in retry {
+            self.retry(path, due, false);
+        }
+        let mut shared = self.shared.lock();
+        for (path, mark) in later {
+            shared.dirty.retry(path, mark);
+        }
+        drop(shared);
+        facts
+    }
+
+    fn plan_and_send(&mut self, disk: &Disk, facts: &Facts) -> Result<(), Stop> {
+        let vanishing = brake::vanishing(&self.known, facts);
+        if let Some(sentence) = self.brake.refuse(vanishing, self.known.len(), Instant::now()) {
+            self.fault(sentence);
+            self.mark_everything();
+            return Ok(());
+        }
+        let Plan { steps, below, again, .. } = plan(&mut self.known, facts, &self.doubts);
+        self.scan.extend(below);
+        let now = Instant::now();
+        for path in again {
+            let mark = Mark { first: now, due: now, below: false, content: true };
+            self.shared.lock().dirty.retry(path, mark);
+        }
+        self.carry_out(disk, facts, steps)
+    }
+
+    pub(super) fn finish(&mut self) -> Result<(), Stop> {
+        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else {
+            return Err(Stop::Gone);
+        };
+        session.close(store)
+    }
+
+    /// Remembers one finished step.
+    pub(super) fn done(&mut self, done: Done) -> Result<(), Stop> {
+        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else {
+            return Err(Stop::Gone);
+        };
+        session.done(done, store)
+    }
+
+    /// Session and store, which are there while something is sent.
+    pub(super) fn lines(&mut self) -> Result<(&mut Session, &mut Store), Stop> {
+        match (&mut self.session, &mut self.store) {
+            (Some(session), Some(store)) => Ok((session, store)),
+            _ => Err(Stop::Gone),
+        }
+    }
+
+    pub(super) fn look_again(&mut self, path: &TreePath, took: Duration) {
+        let now = Instant::now();
+        let rest = if took > READ_FREE { took * READ_REST } else { AGAIN };
+        if took > READ_FREE {
+            self.resting.insert(path.clone(), now + rest);
+        }
+        let mark = Mark { first: now, due: now + rest, below: false, content: true };
+        self.shared.lock().dirty.retry(path.clone(), mark);
+    }
+
+    fn barrier(&mut self, reply: oneshot::Sender<Result<(), String>>) {
+        let ready = self.session.is_some() && self.stopped.is_none();
+        let cookie = match &self.watch {
+            Some(watch) if ready => watch.send_cookie(),
+            _ => {
+                let _ = reply.send(Err("the tree is not being sent".to_owned()));
+                return;
+            }
+        };
+        match cookie {
+            Ok(cookie) => {
+                let since = Instant::now();
+                self.barriers.push(Barrier { reply, cookie: Some(cookie), since, batch: None });
+            }
+            Err(error) => {
+                let _ = reply.send(Err(format!("no cookie can be written below its root: {error}")));
+            }
+        }
+    }
+
+    /// Answers whoever waits for nothing more.
+    fn judge_barriers(&mut self) {
+        if self.barriers.is_empty() {
+            return;
+        }
+        let (seen, next_due) = {
+            let mut shared = self.shared.lock();
+            let seen = shared.cookie;
+            if self.barriers.iter().any(|barrier| barrier.cookie.is_some_and(|cookie| cookie <= seen)) {
+                shared.dirty.hurry(Instant::now());
+            }
+            (seen, shared.dirty.next_due())
+        };
+        let busy = !self.scan.is_empty() || !self.vanished.is_empty() || self.introduce;
+        let (last, acked) = match (&self.session, &self.store) {
+            (Some(session), Some(store)) => (session.last_batch(), store.identity().acked),
+            _ => return,
+        };
+        let now = Instant::now();
+        let stopped = self.stopped.is_some();
+        let mut left = Vec::new();
+        for mut barrier in self.barriers.drain(..) {
+            if barrier.cookie.is_some_and(|cookie| cookie <= seen) {
+                (barrier.cookie, barrier.since) = (None, now);
+            }
+            if barrier.cookie.is_none() && barrier.batch.is_none() && !busy {
+                let sent = next_due.is_none_or(|due| due > barrier.since);
+                barrier.batch = sent.then_some(last);
+            }
+            if stopped {
+                let _ = barrier.reply.send(Err("the tree has stopped".to_owned()));
+            } else if barrier.batch.is_some_and(|batch| acked >= batch) {
+                let _ = barrier.reply.send(Ok(()));
+            } else {
+                left.push(barrier);
+            }
+        }
+        self.barriers = left;
+    }
+
+    fn wait(&self) {
+        let state = self.shared.lock();
+        let now = Instant::now();
+        if !state.inputs.is_empty() || state.stop || state.root_lost {
+            return;
+        }
+        let mut until = now + ROOT_RETRY;
+        if self.may_send() {
+            until = until.min(state.dirty.next_due().unwrap_or(until));
+        }
+        if self.barriers.iter().any(|barrier| barrier.cookie.is_some_and(|cookie| cookie <= state.cookie)) {
+            return;
+        }
+        let wait = until.saturating_duration_since(now);
+        // A time-out is one of the things waited for, and what panicked elsewhere says so itself.
+        drop(self.shared.wake.wait_timeout(state, wait));
+    }
+
+    fn show(&mut self) {
+        let now = Instant::now();
+        let flying: usize =
+            self.session.as_ref().map_or(0, |session| session.flights.iter().map(|f| f.done.len()).sum());
+        let flying_since = self.session.as_ref().and_then(|session| session.flights.front()).map(|f| f.since);
+        let mut shared = self.shared.lock();
+        let marks = shared.dirty.len() + self.scan.len() + self.vanished.len();
+        let pending = marks + flying;
+        let oldest = [shared.dirty.oldest(), flying_since, self.stuck.oldest()].into_iter().flatten().min();
+        let (since, bytes, rate) = self.count.rate;
+        if now.duration_since(since) >= Duration::from_secs(1) {
+            let passed = now.duration_since(since).as_secs_f64();
+            let new = ((self.count.bytes - bytes) as f64 / passed) as u64;
+            let paths = ((self.count.files - self.count.paths.0) as f64 / passed) as u64;
+            self.count.rate = (now, self.count.bytes, (rate + new) / 2);
+            self.count.paths = (self.count.files, (self.count.paths.1 + paths) / 2);
+        }
+        let status = &mut shared.status;
+        status.state = match (&self.stopped, &self.session) {
+            (Some(reason), _) => TreeState::Stopped(reason.clone()),
+            (None, _) if self.watch.is_none() => TreeState::Starting,
+            (None, None) => TreeState::Alone,
+            (None, Some(_)) if self.reconcile.is_some() => TreeState::Comparing,
+            (None, Some(_)) if pending > 0 || self.introduce => TreeState::Sending,
+            (None, Some(_)) => TreeState::Level,
+        };
+        status.pending_paths = pending as u64;
+        status.oldest = oldest;
+        status.entries = self.known.len() as u64;
+        (status.files_sent, status.bytes_sent) = (self.count.files, self.count.bytes);
+        status.bytes_per_s = self.count.rate.2;
+        status.remaining_s = (self.count.paths.1 > 0).then(|| pending as u64 / self.count.paths.1);
+        status.source = self.watch.as_ref().map(|watch| watch.source().name());
+        status.watch_fault = self.watch.as_ref().and_then(Watch::fault);
+        status.stuck_paths = self.stuck.len() as u64;
+        status.stuck = self.stuck.named();
+    }
+}
+
+/// Why the standby could not do it, for people.
+fn reason_of(failure: &TreeFailure) -> String {
+    let what = match failure.reason() {
+        TreeReason::NoSpace => "the standby has no room left: free some there",
+        TreeReason::Name => {
+            "the standby's file system takes no such name: use the same file system on both nodes"
+        }
+        TreeReason::Unsupported => {
+            "the standby's file system lacks a feature that it needs: use the same file system on both nodes"
+        }
+        TreeReason::Missing => "something is missing on the standby; it is sent anew",
+        TreeReason::Differs => "the standby has something else there; it is sent anew",
+        TreeReason::Content => "it arrived with another content; it is sent anew",
+        TreeReason::Denied => "the standby's agent may not do it: run it as root there",
+        TreeReason::ReadOnly => "the standby's file system is read-only: look at its disk",
+        TreeReason::Disk => "the standby's disk failed",
+        TreeReason::Symlink => "a symlink stands on the standby where a directory should be",
+        TreeReason::Other => "the standby could not take it",
+    };
+    if failure.detail.is_empty() { what.to_owned() } else { format!("{what} ({})", failure.detail) }
+}

@@ -1,0 +1,173 @@
+//! Active: the file trees being sent, beside the databases.
+//!
+//! Each tree has a thread of its own ([`crate::files::ship`]); here its messages come to and from the connection. Its
+//! window is its own: messages of trees wait in no queue that frames of a database need.
+
+use super::EngineConfig;
+use super::connection::Connection;
+use super::thread::Inputs;
+use crate::files::index::Store;
+use crate::files::rules::Rules;
+use crate::files::ship::{Shipper, TreeConfig, TreeState, TreeStatus};
+use lockstep_wire::{Message, Trees};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Messages between a tree's thread and the link; one is half a millisecond at 1 Gbit/s, or a large one 4 ms.
+const QUEUE: usize = 2;
+
+/// The trees of this node while it is active.
+pub(super) struct ServedTrees {
+    trees: Vec<Result<Shipper, Box<TreeStatus>>>,
+    /// How many databases have their streams before these.
+    databases: usize,
+}
+
+/// Where what is known of a tree on this node is kept.
+pub(super) fn tree_dir(config: &EngineConfig, tree: &TreeConfig) -> PathBuf {
+    config.state_dir.join("tree").join(tree.name.as_str())
+}
+
+fn index_path(config: &EngineConfig, tree: &TreeConfig) -> PathBuf {
+    tree_dir(config, tree).join("index.db")
+}
+
+/// What belongs to a tree on this node.
+pub(super) fn tree_rules(
+    config: &EngineConfig,
+    tree: &TreeConfig,
+) -> Result<Rules, crate::files::rules::PatternError> {
+    let databases: Vec<PathBuf> = config.databases.iter().map(|database| database.path.clone()).collect();
+    Rules::new(&tree.root, &tree.exclude, &databases)
+}
+
+/// This node stands by from now on: what it knew of its own standby is of no use any more.
+pub(super) fn forget_indexes(config: &EngineConfig) {
+    for tree in &config.trees {
+        Store::forget(&index_path(config, tree));
+    }
+}
+
+impl ServedTrees {
+    /// Begins to watch all trees.
+    pub(super) fn start(config: &EngineConfig, inputs: &Inputs) -> Self {
+        let trees = config.trees.iter().map(|tree| {
+            let notices = Arc::new(inputs.notices());
+            let started = tree_rules(config, tree).map_err(|error| error.to_string()).and_then(|rules| {
+                let index = index_path(config, tree);
+                Shipper::start(tree.clone(), rules, index, false, notices).map_err(|error| error.to_string())
+            });
+            started.map_err(|sentence| {
+                inputs.notice(true, format!("tree {}: {sentence}", tree.name));
+                let stopped = TreeState::Stopped(sentence);
+                Box::new(TreeStatus { state: stopped, ..TreeStatus::new(tree.name.clone()) })
+            })
+        });
+        Self { trees: trees.collect(), databases: config.databases.len() }
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Shipper> {
+        self.trees.iter().filter_map(|tree| tree.as_ref().ok())
+    }
+
+    /// Ends all threads and waits for them.
+    pub(super) async fn stop(&self) {
+        let stopping: Vec<_> = self.running().map(Shipper::stop).collect();
+        for stopped in stopping {
+            // A thread that panicked has said so.
+            let _ = tokio::task::spawn_blocking(stopped).await;
+        }
+    }
+
+    /// A standby is connected: tell it what will come.
+    pub(super) fn connected(&self, connection: &Connection) {
+        if self.trees.is_empty() {
+            return;
+        }
+        let announced = self.trees.iter().map(|tree| match tree {
+            Ok(shipper) => shipper.announced(),
+            Err(status) => lockstep_wire::TreeAnnounced { name: status.name.to_string(), index: 0, batch: 0 },
+        });
+        connection.send_control(Trees { trees: announced.collect() }.into());
+    }
+
+    /// The standby is gone.
+    pub(super) fn disconnected(&self) {
+        for tree in self.running() {
+            tree.disconnected();
+        }
+    }
+
+    /// The standby has said what it holds; again of a tree that it cannot follow any more.
+    ///
+    /// # Errors
+    /// A stream that was never announced.
+    pub(super) fn states(
+        &self,
+        connection: &Rc<Connection>,
+        states: Vec<lockstep_wire::TreeState>,
+    ) -> Result<(), String> {
+        for state in states {
+            let stream = u16::try_from(state.stream).map_err(|_| "a stream beyond all".to_owned())?;
+            let Some(tree) = self.of_stream(stream)? else { continue };
+            let (out, mut messages) = mpsc::channel::<Message>(QUEUE);
+            let sender = connection.stream(stream);
+            tokio::task::spawn_local(async move {
+                while let Some(message) = messages.recv().await {
+                    if sender.send(message).await.is_err() {
+                        return; // dropping the queue tells the tree's thread
+                    }
+                }
+            });
+            tree.connected(state, out);
+        }
+        Ok(())
+    }
+
+    /// A message of the standby on a tree's stream.
+    ///
+    /// # Errors
+    /// It is none of a tree, or the stream was never announced.
+    pub(super) fn message(&self, stream: u16, message: Message) -> Result<(), String> {
+        let tree = self.of_stream(stream)?;
+        match (message, tree) {
+            (_, None) => {}
+            (Message::TreeAck(ack), Some(tree)) => tree.ack(ack),
+            (Message::TreeListing(listing), Some(tree)) => tree.listing(listing),
+            (other, _) => return Err(format!("{} is not a standby's message of a tree", other.name())),
+        }
+        Ok(())
+    }
+
+    fn of_stream(&self, stream: u16) -> Result<Option<&Shipper>, String> {
+        let index = usize::from(stream).checked_sub(self.databases + 1);
+        let tree = index.and_then(|index| self.trees.get(index));
+        let tree = tree.ok_or_else(|| format!("an answer on stream {stream}, which was never announced"))?;
+        Ok(tree.as_ref().ok())
+    }
+
+    /// Does any tree want its changes to come before the commits that follow them?
+    pub(super) fn any_before_commits(&self) -> bool {
+        self.running().any(|tree| tree.before_commits)
+    }
+
+    /// Waits until every file change that comes before the commits to be sent now is on the standby's disk, for the
+    /// trees that want that. A tree that cannot be sent does not hold commits up: it is an alarm of its own.
+    pub(super) async fn before_commits(&self) {
+        let waits: Vec<_> = self.running().filter(|tree| tree.before_commits).map(Shipper::barrier).collect();
+        for wait in waits {
+            // Either answer ends the wait.
+            let _ = wait.await;
+        }
+    }
+
+    /// For the status.
+    pub(super) fn statuses(&self) -> Vec<TreeStatus> {
+        self.trees
+            .iter()
+            .map(|tree| tree.as_ref().map_or_else(|status| (**status).clone(), Shipper::status))
+            .collect()
+    }
+}
