@@ -154,6 +154,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
         hold_off_s,
         open_early_ms: raw.open_early_ms.unwrap_or(super::DEFAULT_OPEN_EARLY_MS),
         solo_after: solo_after?,
+        strict: raw.strict,
         direct: network.direct,
         lan: network.lan,
         compression: link.map(|link| link.compression).unwrap_or_default(),

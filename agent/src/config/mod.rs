@@ -105,6 +105,8 @@ pub struct Pair {
     pub open_early_ms: u32,
     /// How long commits wait for the standby at the least before this node acknowledges alone.
     pub solo_after: SoloAfter,
+    /// Programs under the shim show a commit to nobody before the standby has it.
+    pub strict: bool,
     /// The cable between the two nodes, unless `interface = "none"`.
     pub direct: Option<Endpoint>,
     /// The network the clients are in.

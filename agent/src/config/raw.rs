@@ -44,6 +44,8 @@ pub(super) struct RawPair {
     pub(super) hold_off_s: Option<u32>,
     pub(super) open_early_ms: Option<u32>,
     pub(super) solo_after: Option<String>,
+    #[serde(default)]
+    pub(super) strict: bool,
     pub(super) direct: Option<RawEndpoint>,
     pub(super) lan: Option<RawEndpoint>,
     pub(super) link: Option<RawLink>,

@@ -58,6 +58,13 @@ fn solo_after_is_a_time_or_never_and_nothing_by_default() {
     assert_eq!(of("solo_after = \"never\""), SoloAfter::Never);
 }
 
+#[test]
+fn strict_is_off_unless_it_is_asked_for() {
+    let of = |to: &str| parse(&example("strict = false", to)).expect("it is sound").pairs[0].strict;
+    assert!(!of(""));
+    assert!(of("strict = true"));
+}
+
 /// The raw structs are the list of knobs: serde tells their fields when a key is unknown.
 #[test]
 fn the_example_explains_every_knob() {

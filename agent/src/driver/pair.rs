@@ -282,7 +282,7 @@ fn start_engine(
         boards: Some(BoardConfig {
             runtime_dir: paths.runtime_dir.clone(),
             group: crate::control::group(),
-            strict: false,
+            strict: pair.strict,
             refuse_alone_after: (pair.solo_after == SoloAfter::Never).then_some(REFUSE_ALONE_AFTER),
         }),
         storage: match config.node.io_backend {

@@ -20,6 +20,7 @@ pub(super) struct Wishes<'a> {
     pub(super) app: Option<&'a str>,
     pub(super) health: Option<&'a str>,
     pub(super) solo_after: Option<&'a str>,
+    pub(super) strict: bool,
     pub(super) profile: Option<&'a str>,
     pub(super) ipv6: Option<Ipv6>,
     pub(super) disk: Disk,
@@ -48,6 +49,9 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
         let pair = first_pair(&mut config)?;
         if let Some(after) = wishes.solo_after {
             pair.insert("solo_after".into(), after.into());
+        }
+        if wishes.strict {
+            pair.insert("strict".into(), true.into());
         }
         pair.insert("peer_fingerprint".into(), fingerprints[node.peer() as usize].clone().into());
         if node == Node::A {

@@ -122,6 +122,12 @@ impl Follower {
             resumed.point.position.generation = from.position.generation;
             return Ok(Some(resumed));
         }
+        // The point is where a generation ended of which only an unpublished commit has followed.
+        if let Some(before) = cursor.before_opening()
+            && same_place(&from, &before.point)
+        {
+            return Ok(Some(Cursor::at_end(from, None)));
+        }
         let begins_here = index.last_frame.0 > 0 && cursor.begun && index.salts == cursor.point.salts;
         // The point is the proven end of the generation before the present one.
         if begins_here && cursor.previous.is_some_and(|end| same_place(&from, &end)) {

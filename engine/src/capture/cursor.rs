@@ -54,6 +54,10 @@ pub(super) struct Cursor {
     settled: Seen,
     /// Only the generation with these salts may come next.
     successor: Option<Salts>,
+    /// The generation was entered before the wal-index showed a frame of it: its first commit is prepared.
+    opening: bool,
+    /// `opening`, and another header with the same salts has taken the place of this one.
+    replaced: bool,
 }
 
 impl Cursor {
@@ -81,7 +85,8 @@ impl Cursor {
     /// To be called with every wal-index, while the transaction that showed `seen` is still held.
     pub(super) fn observe(&mut self, index: &WalIndex, seen: Seen) {
         let left = index.last_frame.0 == 0 || index.salts != self.point.salts;
-        if self.begun && !self.ended && left {
+        // Before the first frame of a generation is published nothing can be lost behind it.
+        if self.begun && !self.ended && !self.opening && left {
             // Had frames followed `seen`, they would not be backfilled and the WAL not reset.
             self.ended = seen == Seen { salts: self.point.salts, frame: self.point.position.frame };
             self.lost |= !self.ended;
@@ -96,7 +101,7 @@ impl Cursor {
         if index.last_frame.0 == 0 {
             return Next::Nothing;
         }
-        if self.begun && index.salts == self.point.salts {
+        if self.begun && index.salts == self.point.salts && !self.replaced {
             let frame = self.point.position.frame;
             return match index.last_frame.cmp(&frame) {
                 std::cmp::Ordering::Greater => Next::Continue,
@@ -140,11 +145,45 @@ impl Cursor {
         previous
     }
 
+    /// A generation may be entered before it is published: the one before has provably ended, or there is none.
+    pub(super) fn may_open(&self, index: &WalIndex) -> bool {
+        index.last_frame.0 == 0 && !self.lost && (!self.begun || self.ended || self.opening)
+    }
+
+    /// As [`Self::enter`], for a generation that no wal-index shows yet.
+    pub(super) fn open(&mut self, header: &WalHeader) -> Option<WalPoint> {
+        let previous = self.enter(header);
+        self.opening = true;
+        previous
+    }
+
+    /// A cursor before the first frame of a generation that no wal-index shows yet.
+    pub(super) fn reopen(&mut self) {
+        self.opening = true;
+    }
+
+    /// The generation was entered, and none of its frames is published.
+    pub(super) fn is_opening(&self) -> bool {
+        self.opening
+    }
+
+    /// While opening: another header has the same salts, as of a writer that followed one that died.
+    pub(super) fn replace(&mut self) {
+        self.replaced = true;
+    }
+
+    /// While opening: the end of the generation before, as if this one had not been entered.
+    pub(super) fn before_opening(&self) -> Option<Self> {
+        let previous = self.previous.filter(|_| self.opening)?;
+        Some(Self::at_end(previous, None))
+    }
+
     /// Moves on by verified frames.
     pub(super) fn advance(&mut self, frames: u32, chain: Chain) {
         self.point.position.frame.0 += frames;
         self.point.chain = chain;
         self.ended = false;
+        self.opening = false;
     }
 
     /// Moves to what `index` shows without taking frames.
@@ -221,6 +260,33 @@ mod tests {
         let cursor = Cursor::at_end(at(1, 10).point, Some(Salts([2, 2])));
         assert_eq!(cursor.next(&index(2, 1)), Next::Switch);
         assert_eq!(cursor.next(&index(3, 1)), Next::Broken);
+    }
+
+    #[test]
+    fn a_generation_entered_before_its_publication_loses_nothing_and_gives_way_to_another() {
+        let mut cursor = at(1, 10);
+        let empty = index(2, 0);
+        assert!(!cursor.may_open(&empty), "the end of the one before is not proven");
+        cursor.observe(&empty, Seen::of(&index(1, 10)));
+        assert!(cursor.may_open(&empty) && !cursor.may_open(&index(2, 1)));
+        let header = |sequence| WalHeader::new(crate::wal::ChecksumOrder::NATIVE, 4096, sequence, Salts([2, 2]));
+        assert_eq!(cursor.open(&header(1)), Some(at(1, 10).point));
+        cursor.observe(&empty, Seen::default());
+        assert_eq!(cursor.next(&empty), Next::Nothing);
+        assert_eq!(cursor.before_opening().map(|before| before.next(&index(3, 1))), Some(Next::Switch));
+        let opened = cursor;
+        cursor.observe(&index(2, 4), Seen::default());
+        assert_eq!(cursor.next(&index(2, 4)), Next::Continue);
+        cursor.advance(4, Chain([4, 2]));
+        cursor.observe(&index(3, 1), Seen::default());
+        assert_eq!(cursor.next(&index(3, 1)), Next::Broken, "published frames may be lost again");
+        let mut cursor = opened;
+        cursor.observe(&index(3, 1), Seen::default());
+        assert_eq!(cursor.next(&index(3, 1)), Next::Switch, "other salts");
+        cursor.replace();
+        assert_eq!(cursor.next(&index(2, 4)), Next::Switch, "another header");
+        let expected = Position { generation: WalGeneration(9), frame: FrameNo(4) };
+        assert_eq!(cursor.position_at(&index(2, 4)), expected);
     }
 
     #[test]

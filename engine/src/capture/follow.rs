@@ -210,6 +210,7 @@ impl Follower {
         for _ in 0..INDEX_REPAIRS {
             if let Some(index) = self.files.wal_index()? {
                 self.cursor.observe(&index, self.hold.seen);
+                self.check_opening(&index)?;
                 return Ok(index);
             }
             // A reader that meets a half-written header repairs it, once the writer is gone.

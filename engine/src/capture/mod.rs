@@ -94,7 +94,7 @@ pub enum CaptureEvent {
         /// Frames through this one are committed; beyond it they are prepared, and [`CaptureEvent::Published`] or
         /// [`CaptureEvent::Rewind`] follows.
         published: FrameNo,
-        /// Frame headers and pages, as on disk; at most 256 KiB, or 1 MiB of one prepared commit.
+        /// Frame headers and pages, as on disk; at most 256 KiB.
         data: Bytes,
         /// Salts of their WAL.
         salts: Salts,

@@ -3,75 +3,195 @@
 //! A program's poke names a commit frame beyond the wal-index's last; it is a hint. What is shipped is
 //! a run of the WAL's own bytes that continues what was shipped before, checksum by checksum, through
 //! a commit mark. Frames of a transaction that is still open are rewritten in place, and its chain is
-//! repaired last, so no half-written run passes. What becomes of a run is [`super::prepared`]'s.
+//! repaired last, so no half-written run passes for a commit. A large commit goes in parts; the poke came
+//! behind its end. What becomes of a run is [`super::prepared`]'s.
+//!
+//! The first commit after a WAL was reset begins the next generation: the wal-index is empty then, and the
+//! header in the WAL is the new one. That generation is entered ahead of its publication ("opening").
 
 use super::follow::{Follower, Mode};
 use super::prepared::Settled;
-use super::take::commits;
+use super::take::{BATCH_MAX_BYTES, commits};
 use super::{Attached, CaptureError, CaptureEvent};
-use crate::wal::{Frames, WalError, WalIndex, WalPoint, frame_bytes};
+use crate::wal::{Frames, WalError, WalHeader, WalIndex, WalPoint, frame_bytes};
+use bytes::Bytes;
 use lockstep_barrier::Mark;
-use lockstep_wire::{FrameNo, Position};
+use lockstep_wire::{Chain, FrameNo, Position};
 
-/// A commit larger than this is shipped when it is published: looking at it before costs what sending it does.
-const PREPARED_MAX_BYTES: u64 = 1 << 20;
+/// After a reconnect this much beyond the last published frame is looked at for what the standby holds; more comes anew.
+const RESUMED_MAX_BYTES: u64 = 1 << 20;
+
+/// Sound frames of the WAL that were not shipped yet.
+struct Run {
+    first: FrameNo,
+    before: Chain,
+    end: (FrameNo, Chain),
+    data: Bytes,
+    commits: Vec<(FrameNo, Chain)>,
+}
 
 impl Follower {
     /// Ships the commit that a program has told of while its sync runs. Called with the wal-index that
     /// the cursor was brought up to.
     pub(super) fn prepare(&mut self, index: &WalIndex) -> Result<(), CaptureError> {
-        let Some(mark) = self.to_prepare.take() else { return Ok(()) };
-        if self.mode != Mode::Publish || !self.outbox.has_room() || !self.may_follow(&mark, index) {
-            return Ok(());
+        let Some(mark) = self.to_prepare else { return Ok(()) };
+        while self.mode == Mode::Publish && self.to_prepare.is_some() {
+            if !self.outbox.has_room() {
+                return Ok(()); // The rest follows when there is.
+            }
+            if !self.prepare_part(&mark, index)? {
+                self.to_prepare = None;
+            }
         }
-        let point = self.cursor.point;
-        let Some(header) = self.header.filter(|header| header.salts == point.salts) else { return Ok(()) };
-        let (end, before) = self.prepared.end(&self.cursor);
-        let (first, count) = (FrameNo(end.0 + 1), mark.frame - end.0);
-        let data = self.files.frames(first, count)?;
-        let frames = Frames::new(&data, self.files.page_size());
-        // Anything else than whole, chained frames through a commit mark is not there yet, or not any more.
-        let Ok(verified) = frames.verify(&header, first, before) else { return Ok(()) };
-        if verified.frames != count || verified.last_commit != count {
-            return Ok(());
-        }
-        let commits = commits(&frames, first, verified.commits);
-        if !self.prepared.push(&commits) {
-            return Ok(());
-        }
-        self.note_version(&frames);
-        self.status.prepared += 1;
-        self.outbox.push(CaptureEvent::Frames {
-            generation: point.position.generation,
-            first,
-            last: FrameNo(mark.frame),
-            chain_before: before,
-            chain_after: verified.chain,
-            published: point.position.frame,
-            data,
-            salts: point.salts,
-            commits,
-        });
         Ok(())
     }
 
-    /// The poked frame can come next, and few enough frames lie before it.
-    fn may_follow(&self, mark: &Mark, index: &WalIndex) -> bool {
-        let point = &self.cursor.point;
-        let level = self.cursor.begun
-            && index.salts == point.salts
-            && (index.last_frame, index.chain) == (point.position.frame, point.chain);
-        let next = mark.salts == point.salts.packed() && mark.frame > self.prepared.end(&self.cursor).0.0;
-        level && next && mark.frame - point.position.frame.0 <= self.prepared_max_frames()
+    /// Ships one batch of the poked commit. False: there is no more of it to ship.
+    fn prepare_part(&mut self, mark: &Mark, index: &WalIndex) -> Result<bool, CaptureError> {
+        let Some(run) = self.run_through(mark, index)? else { return Ok(false) };
+        if !self.prepared.push(&run.commits, run.end) {
+            return Ok(false);
+        }
+        self.note_version(&Frames::new(&run.data, self.files.page_size()));
+        let point = self.cursor.point;
+        let ends = run.end.0.0 == mark.frame;
+        self.status.prepared += u64::from(ends);
+        self.outbox.push(CaptureEvent::Frames {
+            generation: point.position.generation,
+            first: run.first,
+            last: run.end.0,
+            chain_before: run.before,
+            chain_after: run.end.1,
+            published: point.position.frame,
+            data: run.data,
+            salts: point.salts,
+            commits: run.commits,
+        });
+        Ok(!ends)
     }
 
-    /// How far beyond the last published frame is looked.
-    fn prepared_max_frames(&self) -> u32 {
-        (PREPARED_MAX_BYTES / frame_bytes(self.files.page_size())) as u32
+    /// The next frames of the poked commit, if they stand in the WAL behind what was shipped.
+    fn run_through(&mut self, mark: &Mark, index: &WalIndex) -> Result<Option<Run>, CaptureError> {
+        let point = self.cursor.point;
+        if self.cursor.begun && mark.salts == point.salts.packed() && self.is_level(index) {
+            let Some(header) = self.header_of(&point)? else { return Ok(None) };
+            let run = self.read_run(&header, self.prepared.end(&self.cursor), mark)?;
+            if run.is_some() {
+                return Ok(run);
+            }
+            if self.take_back_overwritten(index)? {
+                return self.read_run(&header, (point.position.frame, point.chain), mark);
+            }
+        }
+        if !self.cursor.may_open(index) {
+            return Ok(None);
+        }
+        let Ok(header) = self.files.wal_header()? else { return Ok(None) };
+        if header.salts.packed() != mark.salts || !self.is_new(&header, index) {
+            return Ok(None);
+        }
+        let run = self.read_run(&header, (FrameNo(0), header.chain), mark)?;
+        if run.is_some() {
+            if self.index()? != *index {
+                return Ok(None); // It is published by now, or something else is.
+            }
+            self.take_back_prepared();
+            self.status.resets += u64::from(self.cursor.begun);
+            self.begin_generation(&header, true);
+        }
+        Ok(run)
+    }
+
+    /// The header of the cursor's generation.
+    fn header_of(&mut self, point: &WalPoint) -> Result<Option<WalHeader>, CaptureError> {
+        if self.header.is_none_or(|header| header.salts != point.salts) {
+            self.header = self.files.wal_header()?.ok().filter(|header| header.salts == point.salts);
+        }
+        Ok(self.header)
+    }
+
+    /// This header, found while the wal-index shows no frame, is of a generation after the cursor's place. A
+    /// writer that resets the WAL shows that first and writes the header then: in between it is the old one.
+    fn is_new(&self, header: &WalHeader, index: &WalIndex) -> bool {
+        let point = &self.cursor.point;
+        let is_known = match (self.cursor.begun, self.cursor.is_opening()) {
+            (true, true) => (header.salts, header.chain) == (point.salts, point.chain),
+            (true, false) => header.salts == point.salts,
+            (false, _) => false,
+        };
+        let is_before_reset = index.salts.0[0] == header.salts.0[0].wrapping_add(1);
+        !is_known && (header.salts == index.salts || !is_before_reset)
+    }
+
+    /// Nothing is published beyond the cursor.
+    fn is_level(&self, index: &WalIndex) -> bool {
+        let point = &self.cursor.point;
+        let shown = (index.salts, index.last_frame, index.chain);
+        shown == (point.salts, point.position.frame, point.chain)
+            || (self.cursor.is_opening() && index.last_frame.0 == 0)
+    }
+
+    /// Reads at most one batch from behind `after` on, if it is sound and, at its end, through a commit mark.
+    fn read_run(
+        &self,
+        header: &WalHeader,
+        (after, before): (FrameNo, Chain),
+        mark: &Mark,
+    ) -> Result<Option<Run>, CaptureError> {
+        let most = (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32;
+        let (first, count) = (FrameNo(after.0 + 1), mark.frame.saturating_sub(after.0).min(most));
+        if count == 0 {
+            return Ok(None);
+        }
+        let data = self.files.frames(first, count)?;
+        let frames = Frames::new(&data, self.files.page_size());
+        // Anything else than whole, chained frames is not there yet, or not any more.
+        let Ok(verified) = frames.verify(header, first, before) else { return Ok(None) };
+        let end = FrameNo(after.0 + count);
+        if verified.frames != count || (end.0 == mark.frame && verified.last_commit != count) {
+            return Ok(None);
+        }
+        let commits = commits(&frames, first, verified.commits);
+        Ok(Some(Run { first, before, end: (end, verified.chain), data, commits }))
+    }
+
+    /// A commit in doubt whose frame another writer has overwritten will never be published: takes it back.
+    fn take_back_overwritten(&mut self, index: &WalIndex) -> Result<bool, CaptureError> {
+        let Some((frame, chain)) = self.prepared.last() else { return Ok(false) };
+        let salts = self.cursor.point.salts;
+        let found = self.files.frame_header(frame)?;
+        let stands = found.is_some_and(|found| (found.salts, found.chain) == (salts, chain));
+        // Read after the frame: had it been published before it went, the wal-index would have moved on.
+        if stands || self.index()? != *index {
+            return Ok(false);
+        }
+        self.take_back_prepared();
+        Ok(true)
+    }
+
+    fn take_back_prepared(&mut self) {
+        if !self.prepared.is_empty() {
+            self.prepared.clear();
+            self.status.rewinds += 1;
+            self.outbox.push(CaptureEvent::Rewind(self.cursor.point));
+        }
+    }
+
+    /// Of a generation that was entered before its publication: another header may have taken its place.
+    pub(super) fn check_opening(&mut self, index: &WalIndex) -> Result<(), CaptureError> {
+        if !self.cursor.is_opening() || index.last_frame.0 == 0 || index.salts != self.cursor.point.salts {
+            return Ok(());
+        }
+        // Its frames are published, so the header does not change any more.
+        if self.files.wal_header()?.is_ok_and(|header| header.chain != self.cursor.point.chain) {
+            self.cursor.replace();
+        }
+        Ok(())
     }
 
     /// Tells the stream what became of prepared commits. False: look again.
     pub(super) fn settle(&mut self, index: &WalIndex) -> Result<bool, CaptureError> {
+        self.check_opening(index)?;
         if self.prepared.is_empty() {
             return Ok(true);
         }
@@ -118,31 +238,36 @@ impl Follower {
 
     /// The frames between the wal-index's last and `from` stand in the WAL, in doubt: remembers them.
     fn reads_prepared(&mut self, from: WalPoint, index: &WalIndex) -> Result<bool, CaptureError> {
-        let last = index.last_frame.0;
-        let count = from.position.frame.0.saturating_sub(last);
-        if last == 0 || index.salts != from.salts || count == 0 || count > self.prepared_max_frames() {
+        let last = index.last_frame;
+        let count = from.position.frame.0.saturating_sub(last.0);
+        let most = (RESUMED_MAX_BYTES / frame_bytes(self.files.page_size())) as u32;
+        if index.salts != from.salts || count == 0 || count > most {
             return Ok(false);
         }
         let Some(header) = self.files.wal_header()?.ok().filter(|header| header.salts == from.salts) else {
             return Ok(false);
         };
-        let first = FrameNo(last + 1);
+        let before = if last.0 == 0 { header.chain } else { index.chain };
+        let first = FrameNo(last.0 + 1);
         let data = self.files.frames(first, count)?;
         let frames = Frames::new(&data, self.files.page_size());
-        let Ok(verified) = frames.verify(&header, first, index.chain) else { return Ok(false) };
+        let Ok(verified) = frames.verify(&header, first, before) else { return Ok(false) };
         if (verified.frames, verified.chain) != (count, from.chain) {
             return Ok(false);
         }
-        self.prepared.clear();
-        if !self.prepared.push(&commits(&frames, first, verified.commits)) {
+        let mut prepared = super::prepared::Prepared::default();
+        if !prepared.push(&commits(&frames, first, verified.commits), (from.position.frame, from.chain)) {
             return Ok(false);
         }
-        let position = Position { generation: from.position.generation, frame: index.last_frame };
+        self.prepared = prepared;
+        let position = Position { generation: from.position.generation, frame: last };
+        let point = WalPoint { position, chain: before, salts: from.salts };
         let previous = self.previous_of(from.salts);
-        self.cursor = super::cursor::Cursor::after(
-            WalPoint { position, chain: index.chain, salts: from.salts },
-            previous,
-        );
+        self.cursor = super::cursor::Cursor::after(point, previous);
+        if last.0 == 0 {
+            self.cursor.reopen();
+        }
+        self.header = Some(header);
         Ok(true)
     }
 }

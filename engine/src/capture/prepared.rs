@@ -13,9 +13,14 @@ use lockstep_wire::{Chain, FrameNo};
 /// SQLite pads a sector.
 const COMMITS_MAX: usize = 256;
 
-/// The prepared commits beyond the cursor, oldest first; all in the cursor's generation.
+/// The prepared commits beyond the cursor, oldest first, and behind them how far a larger one is shipped; all in
+/// the cursor's generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Prepared(Vec<(FrameNo, Chain)>);
+pub(super) struct Prepared {
+    marks: Vec<(FrameNo, Chain)>,
+    /// The last of `marks` is no commit: more of its transaction follows.
+    is_part: bool,
+}
 
 /// What the wal-index says of prepared commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,33 +37,45 @@ pub(super) enum Settled {
 
 impl Prepared {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.marks.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
+    }
+
+    /// The newest of them: a frame shipped, and the running checksum after it.
+    pub(super) fn last(&self) -> Option<(FrameNo, Chain)> {
+        self.marks.last().copied()
     }
 
     /// The last frame shipped, published or not, and the running checksum after it.
     pub(super) fn end(&self, cursor: &Cursor) -> (FrameNo, Chain) {
-        self.0.last().copied().unwrap_or((cursor.point.position.frame, cursor.point.chain))
+        self.last().unwrap_or((cursor.point.position.frame, cursor.point.chain))
     }
 
-    /// Remembers commits that are being shipped. False: there are too many already, ship none of them.
-    pub(super) fn push(&mut self, commits: &[(FrameNo, Chain)]) -> bool {
-        let fits = self.0.len() + commits.len() <= COMMITS_MAX;
-        if fits {
-            self.0.extend_from_slice(commits);
+    /// Remembers commits that are being shipped in a run through `end`. False: there are too many already, ship
+    /// none of them.
+    pub(super) fn push(&mut self, commits: &[(FrameNo, Chain)], end: (FrameNo, Chain)) -> bool {
+        let is_part = commits.last() != Some(&end);
+        let kept = self.marks.len() - usize::from(self.is_part);
+        if kept + commits.len() + usize::from(is_part) > COMMITS_MAX {
+            return false;
         }
-        fits
+        self.marks.truncate(kept);
+        self.marks.extend_from_slice(commits);
+        self.marks.extend(is_part.then_some(end));
+        self.is_part = is_part;
+        true
     }
 
     /// The standby holds them through `point` only. False: `point` is none of them.
     pub(super) fn end_at(&mut self, point: &WalPoint) -> bool {
         let commit = (point.position.frame, point.chain);
-        let found = self.0.iter().position(|&known| known == commit);
+        let found = self.marks.iter().position(|&known| known == commit);
         if let Some(at) = found {
-            self.0.truncate(at + 1);
+            self.is_part &= at + 1 == self.marks.len();
+            self.marks.truncate(at + 1);
         }
         found.is_some()
     }
@@ -71,7 +88,7 @@ impl Prepared {
         index: &WalIndex,
         chain_at: impl FnOnce(FrameNo) -> Result<Option<Chain>, E>,
     ) -> Result<Settled, E> {
-        let Some(&(last, chain)) = self.0.last() else { return Ok(Settled::Open) };
+        let Some((last, chain)) = self.last() else { return Ok(Settled::Open) };
         let published = match cursor.next(index) {
             // After a break everything is let go.
             Next::Nothing | Next::Broken => return Ok(Settled::Open),
@@ -79,21 +96,23 @@ impl Prepared {
             Next::Switch => None,
             Next::Continue if index.last_frame > last => match chain_at(last)? {
                 None => return Ok(Settled::LookAgain),
-                Some(found) => (found == chain).then_some(self.0.len()),
+                Some(found) => (found == chain).then_some(self.marks.len()),
             },
             Next::Continue => {
                 let shown = (index.last_frame, index.chain);
-                self.0.iter().position(|&commit| commit == shown).map(|at| at + 1)
+                self.marks.iter().position(|&commit| commit == shown).map(|at| at + 1)
             }
         };
         let Some(count) = published else {
             self.clear();
             return Ok(Settled::Phantom(cursor.point));
         };
-        let (frame, chain) = self.0[count - 1];
+        let (frame, chain) = self.marks[count - 1];
         cursor.advance(frame.0 - cursor.point.position.frame.0, chain);
-        self.0.drain(..count);
-        Ok(Settled::Published(u32::try_from(count).expect("the marks are few")))
+        let part = usize::from(self.is_part && count == self.marks.len());
+        self.is_part &= part == 0;
+        self.marks.drain(..count);
+        Ok(Settled::Published(u32::try_from(count - part).expect("the marks are few")))
     }
 }
 
@@ -235,7 +254,7 @@ mod tests {
             if self.cursor.next(&wal.index()) != Next::Nothing || wal.chain(end.0 as usize) != chain {
                 return;
             }
-            if self.prepared.push(&[(FrameNo(run as u32), wal.chain(run))]) {
+            if self.prepared.push(&[(FrameNo(run as u32), wal.chain(run))], (FrameNo(run as u32), wal.chain(run))) {
                 self.standby.chains.extend((end.0 as usize..run).map(|frame| wal.chain(frame + 1)));
             }
         }
@@ -293,7 +312,7 @@ mod tests {
                 Step::Look => capture.look(&wal),
                 Step::Attach(kept) => {
                     let published = capture.cursor.point.position.frame.0 as usize;
-                    let kept: Vec<_> = capture.prepared.0.iter().take(kept).copied().collect();
+                    let kept: Vec<_> = capture.prepared.marks.iter().take(kept).copied().collect();
                     let held = kept.last().copied().unwrap_or(capture.prepared.end(&Cursor::default()));
                     let position = lockstep_wire::Position { frame: held.0, ..capture.cursor.point.position };
                     let point = WalPoint { position, chain: held.1, salts: capture.cursor.point.salts };
@@ -334,8 +353,39 @@ mod tests {
     fn more_commit_marks_than_are_remembered_are_not_prepared() {
         let mut prepared = Prepared::default();
         let marks = |count: usize| vec![(FrameNo(1), Chain([1, 1])); count];
-        assert!(prepared.push(&marks(COMMITS_MAX - 1)));
-        assert!(!prepared.push(&marks(2)));
-        assert!(prepared.push(&marks(1)));
+        let end = (FrameNo(1), Chain([1, 1]));
+        assert!(prepared.push(&marks(COMMITS_MAX - 1), end));
+        assert!(!prepared.push(&marks(2), end));
+        assert!(prepared.push(&marks(1), end));
+    }
+
+    #[test]
+    fn parts_of_a_large_commit_take_one_place_until_it_ends() {
+        let at = |frame| (FrameNo(frame), Chain([frame, 0]));
+        let mut prepared = Prepared::default();
+        for part in 1..1000 {
+            assert!(prepared.push(&[], at(part)));
+        }
+        assert_eq!((prepared.marks.len(), prepared.last()), (1, Some(at(999))));
+        assert!(prepared.push(&[at(1000)], at(1000)));
+        assert_eq!(prepared.marks, [at(1000)]);
+        let position = lockstep_wire::Position { generation: WalGeneration(1), frame: FrameNo(0) };
+        let salts = Salts([1, 1]);
+        let mut cursor = Cursor::after(WalPoint { position, chain: Chain([0, 0]), salts }, None);
+        let index = WalIndex {
+            change: 1,
+            page_size: 4096,
+            last_frame: FrameNo(1001),
+            page_count: 5,
+            chain: Chain([1001, 0]),
+            salts,
+            backfilled: FrameNo(0),
+        };
+        // Published while its end was still to be shipped: what is shipped came true, and is no commit yet.
+        prepared.clear();
+        assert!(prepared.push(&[], at(999)));
+        let found = prepared.settle(&mut cursor, &index, |frame| Ok::<_, Infallible>(Some(at(frame.0).1)));
+        assert_eq!((found, cursor.point.position.frame), (Ok(Settled::Published(0)), FrameNo(999)));
+        assert_eq!(prepared, Prepared::default());
     }
 }

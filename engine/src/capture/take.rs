@@ -4,7 +4,7 @@ use super::cursor::Next;
 use super::follow::{Follower, Mode, Pace};
 use super::pages::{self, PageJob};
 use super::{CaptureError, CaptureEvent};
-use crate::wal::{Frames, Verified, WalError, WalIndex, frame_bytes};
+use crate::wal::{Frames, Verified, WalError, WalHeader, WalIndex, frame_bytes};
 use bytes::Bytes;
 use lockstep_wire::{Chain, FrameNo};
 
@@ -45,14 +45,19 @@ impl Follower {
             }
             Err(error) => return self.ended_meanwhile(index, error),
         };
-        let previous = self.cursor.enter(&header);
-        self.header = Some(header);
+        self.begin_generation(&header, false);
+        Ok(true)
+    }
+
+    /// Tells the stream of a generation, published or only being written.
+    pub(super) fn begin_generation(&mut self, header: &WalHeader, opening: bool) {
+        let previous = if opening { self.cursor.open(header) } else { self.cursor.enter(header) };
+        self.header = Some(*header);
         self.outbox.push(CaptureEvent::Generation {
             generation: self.cursor.point.position.generation,
             wal_header: Bytes::copy_from_slice(&header.to_bytes()),
             previous,
         });
-        Ok(true)
     }
 
     /// Up to one event's worth of frames. False: the generation ended meanwhile, look again.

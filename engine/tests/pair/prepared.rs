@@ -27,13 +27,17 @@ pub(crate) fn last_commit(bytes: &[u8]) -> Option<Mark> {
 /// Leaves what a writer leaves that is killed between its commit frame and the wal-index: a real
 /// transaction, made on a copy, whose frames stand in the WAL. (No lock of SQLite lies on a WAL.)
 fn leave_phantom(database: &Path) -> Mark {
+    leave_commit(database, "INSERT INTO t(v) VALUES (hex(randomblob(150)))")
+}
+
+fn leave_commit(database: &Path, statement: &str) -> Mark {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let copy = directory.path().join("copy.db");
     std::fs::copy(database, &copy).expect("the database can be copied");
     std::fs::copy(wal(database), wal(&copy)).expect("the WAL can be copied");
     let before = last_commit(&std::fs::read(wal(&copy)).expect("a WAL")).expect("a commit");
     let connection = rusqlite::Connection::open(&copy).expect("the copy opens");
-    connection.execute("INSERT INTO t(v) VALUES (hex(randomblob(150)))", []).expect("a row is committed");
+    connection.execute(statement, []).expect("a row is committed");
     let bytes = std::fs::read(wal(&copy)).expect("a WAL");
     let phantom = last_commit(&bytes).expect("a commit");
     assert!(phantom.frame > before.frame && phantom.salts == before.salts);
@@ -59,12 +63,17 @@ async fn with_phantom() -> (Node, Node, Writer, Mark, i64) {
 
 async fn send_phantom(active: &Node, standby: &Node) -> Mark {
     let mark = leave_phantom(active.database());
+    until_held(active, standby, mark).await;
+    mark
+}
+
+/// Tells of a commit that is not published, and waits until the standby has it on its disk.
+async fn until_held(active: &Node, standby: &Node, mark: Mark) {
     let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
     assert!(poke.send(&mark));
     let held =
         |status: &lockstep_engine::pair::EngineStatus| status.databases[0].durable.frame.0 == mark.frame;
     standby.until_status("durable phantom", held).await;
-    mark
 }
 
 /// The standby equals the active, without a copy, a quarantine or an alarm on the way.
@@ -165,4 +174,112 @@ async fn a_phantom_that_neither_node_knows_for_one_goes_into_quarantine() {
     standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
     assert_eq!(writer::rows(standby.database()), row);
     standby.stop().await;
+}
+
+/// What a writer writes after it has emptied the WAL: the wal-index shows no frame any more, header and first
+/// commit stand in the file. All of it is of a real writer, in a copy; here it has not published its commit.
+fn leave_first_commit(database: &Path, fill: &str) -> Mark {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let copy = directory.path().join("copy.db");
+    std::fs::copy(database, &copy).expect("the database can be copied");
+    let other = rusqlite::Connection::open(&copy).expect("the copy opens");
+    other.execute("INSERT INTO t(v) VALUES (?1)", [fill]).expect("a row is committed");
+    let bytes = std::fs::read(wal(&copy)).expect("a WAL");
+    std::fs::write(wal(database), &bytes).expect("it is written");
+    last_commit(&bytes).expect("a commit")
+}
+
+/// A pair whose standby holds a first commit of a new generation that is in doubt.
+async fn with_first_in_doubt() -> (Node, Node, Writer, Mark, i64) {
+    let (active, standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    let mut row = 0;
+    for _ in 0..3 {
+        row = writer.commit();
+    }
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    writer.empty_wal();
+    let mark = leave_first_commit(active.database(), "in doubt");
+    until_held_anew(&active, &standby, mark).await;
+    (active, standby, writer, mark, row)
+}
+
+async fn until_held_anew(active: &Node, standby: &Node, mark: Mark) {
+    let generation = standby.status().databases[0].durable.generation;
+    let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
+    assert!(poke.send(&mark));
+    let held = |status: &lockstep_engine::pair::EngineStatus| {
+        let durable = status.databases[0].durable;
+        durable.frame.0 == mark.frame && durable.generation > generation
+    };
+    standby.until_status("durable first commit", held).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_commit_after_a_reset_travels_before_it_is_published_and_is_shown_to_its_program() {
+    let (active, mut standby, writer, mark, row) = with_first_in_doubt().await;
+    writer.kill();
+    let board = lockstep_barrier::BoardReader::open(&active.board()).expect("a board");
+    let verdict = board.wait(&mark, board.session(), std::time::Duration::from_secs(10));
+    assert_eq!(verdict, lockstep_barrier::Verdict::Safe);
+    active.stop().await;
+    standby.promote(epoch(2)).await.expect("a complete mirror can be promoted");
+    assert_eq!(writer::rows(standby.database()), row + 1, "it may have been acknowledged");
+    standby.stop().await;
+    writer::check(standby.database());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_commit_whose_writer_died_gives_way_to_the_next_writers_generation() {
+    let (active, standby, mut writer, _, _) = with_first_in_doubt().await;
+    active.wait(CommitMode::Durable).await.expect("what is committed is durable");
+    // The next one begins the WAL anew, with salts of its own; then once more, before anything was published.
+    let second = leave_first_commit(active.database(), "in doubt too");
+    until_held_anew(&active, &standby, second).await;
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_commit_in_doubt_survives_a_reconnect_and_is_taken_back_after_it() {
+    let (mut active, mut standby, mut writer, _, _) = with_first_in_doubt().await;
+    standby.become_idle().await;
+    active.until_out_of_sync().await;
+    standby.become_standby(epoch(1)).await.expect("the mirror opens");
+    active.until_in_sync().await;
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
+}
+
+/// Rows of a commit of 4 MiB.
+const LARGE: &str = "INSERT INTO t(v) WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1024)
+    SELECT hex(randomblob(2000)) FROM n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_four_mebibytes_travels_before_it_is_published() {
+    let (active, standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    let row = writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    let mark = leave_commit(active.database(), LARGE);
+    assert!(mark.frame > 1024, "{mark:?}");
+    until_held(&active, &standby, mark).await;
+    let board = lockstep_barrier::BoardReader::open(&active.board()).expect("a board");
+    let verdict = board.wait(&mark, board.session(), std::time::Duration::from_secs(10));
+    assert_eq!(verdict, lockstep_barrier::Verdict::Safe);
+    assert_eq!(writer.commit(), row + 1, "it is nobody's");
+    assert_equal(active, standby, writer, row + 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_overwrites_one_in_doubt_travels_before_it_is_published_too() {
+    let (active, standby, mut writer, _, _) = with_phantom().await;
+    let mark = leave_commit(active.database(), "DELETE FROM t WHERE id = 1");
+    let board = lockstep_barrier::BoardReader::open(&active.board()).expect("a board");
+    let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
+    assert!(poke.send(&mark));
+    let verdict = board.wait(&mark, board.session(), std::time::Duration::from_secs(10));
+    assert_eq!(verdict, lockstep_barrier::Verdict::Safe);
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
 }

@@ -32,7 +32,16 @@ impl Writer {
 
     /// Commits one row and returns how many there are.
     pub(crate) fn commit(&mut self) -> i64 {
-        self.input.write_all(b"\n").expect("the writer lives");
+        self.does(b"\n")
+    }
+
+    /// Moves everything into the database file and empties the WAL.
+    pub(crate) fn empty_wal(&mut self) {
+        self.does(b"empty\n");
+    }
+
+    fn does(&mut self, line: &[u8]) -> i64 {
+        self.input.write_all(line).expect("the writer lives");
         loop {
             let mut line = String::new();
             let read = self.output.read_line(&mut line).expect("the writer lives");
@@ -56,7 +65,13 @@ fn the_writer_process() {
     let Some(database) = std::env::var_os(DATABASE) else { return };
     let connection = open(Path::new(&database));
     for line in std::io::stdin().lock().lines() {
-        line.expect("the test writes lines");
+        if line.expect("the test writes lines") == "empty" {
+            let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+            let busy: i64 = connection.query_row(truncate, [], |row| row.get(0)).expect("a checkpoint");
+            assert_eq!(busy, 0, "somebody reads");
+            println!("committed {}", count(&connection));
+            continue;
+        }
         // Random, or two nodes that part would write the same bytes and count as one history.
         let insert = "INSERT INTO t(v) VALUES (hex(randomblob(150)))";
         connection.execute(insert, []).expect("a row is committed");

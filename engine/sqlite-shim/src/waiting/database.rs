@@ -15,11 +15,6 @@ const NEWS: Duration = Duration::from_millis(200);
 const ANSWER_PERIOD: Duration = Duration::from_millis(20);
 /// Turns of [`ANSWER_PERIOD`] between two questions that nobody answered.
 const ASK_EVERY: u32 = 10;
-/// Turns of [`ANSWER_PERIOD`] (5 s, longer than it takes a node to run alone) that an unpublished commit is held
-/// without news: it holds the write lock, and only a published commit can be asked for.
-const HOLD_TURNS: u32 = 250;
-/// The same (1 s) after the agent or the standby has changed: the frames may have gone to the one before.
-const HOLD_TURNS_AFTER_CHANGE: u32 = 50;
 /// Set to 1 to wait before a commit is visible, whatever the agent's configuration says.
 const STRICT_VARIABLE: &str = "LOCKSTEP_STRICT";
 
@@ -162,12 +157,11 @@ impl Database {
     }
 
     /// Waits until the commit is safe or need not be. It has no other end: what is on this node's disk can
-    /// only be waited for. `published`: the wal-index shows the commit, so the agent's socket can be asked.
-    /// False: it is not published and was held long enough; it must be published to learn more.
-    pub(super) fn wait(&self, mark: &Mark, mut session: u64, published: bool) -> bool {
-        let first_session = session;
+    /// only be waited for. `published`: the wal-index shows the commit, so an answer on the agent's socket covers
+    /// it. Before that the socket is asked only so that the agent knows of somebody who waits.
+    pub(super) fn wait(&self, mark: &Mark, mut session: u64, published: bool) {
         let mut question: Option<Question> = None;
-        let (mut slice, mut turn, mut held, mut held_after_change) = (NEWS, 0_u32, 0_u32, 0_u32);
+        let (mut slice, mut turn) = (NEWS, 0_u32);
         loop {
             let Some(board) = self.board() else {
                 std::thread::sleep(ANSWER_PERIOD);
@@ -175,9 +169,9 @@ impl Database {
                 continue;
             };
             match board.wait(mark, session, slice) {
-                Verdict::Safe => return true,
+                Verdict::Safe => return,
                 // The word of a board that the agent has replaced is worth nothing.
-                Verdict::Alone if board.is_current() => return true,
+                Verdict::Alone if board.is_current() => return,
                 Verdict::Alone => std::thread::sleep(ANSWER_PERIOD),
                 Verdict::Void => session = board.session(),
                 Verdict::Waiting => {}
@@ -187,23 +181,18 @@ impl Database {
                 self.rebind(&mut session);
             }
             match question.as_mut().map(Question::answer) {
-                Some(Answer::Acknowledged) => return true,
-                Some(Answer::Again) => question = None,
+                Some(Answer::Acknowledged) if published => return,
+                Some(Answer::Acknowledged | Answer::Again) => question = None,
                 Some(Answer::None) | None => {}
             }
             if turn.is_multiple_of(ASK_EVERY) {
                 self.poke(mark);
-                if published && question.is_none() {
+                if question.is_none() {
                     let (pair, database) = board.names();
                     question = Question::ask(boards::socket(), &pair, &database);
                 }
             }
             turn = turn.wrapping_add(1);
-            held += u32::from(!published);
-            held_after_change += u32::from(!published && session != first_session);
-            if held > HOLD_TURNS || held_after_change > HOLD_TURNS_AFTER_CHANGE {
-                return false;
-            }
         }
     }
 

@@ -149,8 +149,7 @@ pub fn committed(database: &Arc<Database>) {
 }
 
 /// Waits before the commit is published: for strict databases, and for programs whose SQLite cannot be
-/// seen but by its writes. Does nothing without a whole commit frame. Without
-/// news for long, it leaves the wait to [`committed`].
+/// seen but by its writes. Does nothing without a whole commit frame.
 pub fn hold(database: &Arc<Database>) {
     let waiting = with_entries(|entries| {
         let entry = &entries[position(entries, database)?];
@@ -158,9 +157,7 @@ pub fn hold(database: &Arc<Database>) {
         Some((mark, entry.session))
     });
     let Some((mark, session)) = waiting else { return };
-    if !database.wait(&mark, session, false) {
-        return;
-    }
+    database.wait(&mark, session, false);
     with_entries(|entries| {
         if let Some(at) = position(entries, database) {
             entries[at].held = Some(mark);
