@@ -13,5 +13,6 @@ mod lab_end;
 mod modes;
 mod service;
 mod shim;
+mod strict;
 mod unmodified;
 mod waiting;

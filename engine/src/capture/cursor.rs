@@ -269,7 +269,8 @@ mod tests {
         assert!(!cursor.may_open(&empty), "the end of the one before is not proven");
         cursor.observe(&empty, Seen::of(&index(1, 10)));
         assert!(cursor.may_open(&empty) && !cursor.may_open(&index(2, 1)));
-        let header = |sequence| WalHeader::new(crate::wal::ChecksumOrder::NATIVE, 4096, sequence, Salts([2, 2]));
+        let header =
+            |sequence| WalHeader::new(crate::wal::ChecksumOrder::NATIVE, 4096, sequence, Salts([2, 2]));
         assert_eq!(cursor.open(&header(1)), Some(at(1, 10).point));
         cursor.observe(&empty, Seen::default());
         assert_eq!(cursor.next(&empty), Next::Nothing);

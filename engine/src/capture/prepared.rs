@@ -254,7 +254,10 @@ mod tests {
             if self.cursor.next(&wal.index()) != Next::Nothing || wal.chain(end.0 as usize) != chain {
                 return;
             }
-            if self.prepared.push(&[(FrameNo(run as u32), wal.chain(run))], (FrameNo(run as u32), wal.chain(run))) {
+            if self
+                .prepared
+                .push(&[(FrameNo(run as u32), wal.chain(run))], (FrameNo(run as u32), wal.chain(run)))
+            {
                 self.standby.chains.extend((end.0 as usize..run).map(|frame| wal.chain(frame + 1)));
             }
         }

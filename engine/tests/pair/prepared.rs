@@ -252,7 +252,8 @@ async fn a_first_commit_in_doubt_survives_a_reconnect_and_is_taken_back_after_it
 }
 
 /// Rows of a commit of 4 MiB.
-const LARGE: &str = "INSERT INTO t(v) WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1024)
+const LARGE: &str =
+    "INSERT INTO t(v) WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1024)
     SELECT hex(randomblob(2000)) FROM n";
 
 #[tokio::test(flavor = "multi_thread")]
