@@ -123,12 +123,14 @@ fn database(
         wal_bytes: found.map_or(0, |d| d.wal_bytes),
         copy: found.and_then(|d| d.copy).map(|copy| CopyStatus {
             resync: copy.resync,
+            rewind: copy.rewind,
             done_bytes: u64::from(copy.pages_done) * u64::from(copy.page_size),
             total_bytes: u64::from(copy.pages_total) * u64::from(copy.page_size),
             rate_bytes_per_s: (copy.pages_per_s() * f64::from(copy.page_size)) as u64,
             remaining_s: copy.remaining_s().map(|s| s.ceil() as u64),
         }),
         verified_age_s: found.and_then(|d| d.equality.verified_at).map(|at| at.elapsed().as_secs()),
+        sums_equal_age_s: found.and_then(|d| d.equality.sums_equal_at).map(|at| at.elapsed().as_secs()),
         scrub: found.filter(|_| data.active).map(|d| ScrubStatus {
             done_pages: d.equality.pages_done,
             total_pages: d.equality.pages_total,

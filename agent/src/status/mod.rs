@@ -144,6 +144,9 @@ pub struct DatabaseStatus {
     /// Since all its pages were last proven equal to what the standby's disk holds; null: not since this node serves.
     #[serde(default)]
     pub verified_age_s: Option<u64>,
+    /// Since the sums over all pages of both nodes were last compared and equal; null: not since this node serves.
+    #[serde(default)]
+    pub sums_equal_age_s: Option<u64>,
     /// Active: how far the comparison with the standby's disk is.
     #[serde(default)]
     pub scrub: Option<ScrubStatus>,
@@ -167,6 +170,9 @@ pub struct ScrubStatus {
 pub struct CopyStatus {
     /// True: only differing pages travel.
     pub resync: bool,
+    /// True: only pages written since the two histories parted are looked at.
+    #[serde(default)]
+    pub rewind: bool,
     /// Done so far.
     pub done_bytes: u64,
     /// In all.

@@ -178,19 +178,22 @@ fn database(out: &mut String, database: &DatabaseStatus, paint: Paint) {
         line(out, "", &format!("  {}", progress(copy)));
     }
     if let Some(scrub) = &database.scrub {
-        line(out, "", &format!("  {}", equality(database.verified_age_s, scrub, paint)));
+        line(out, "", &format!("  {}", equality(database, scrub, paint)));
     }
     if let Some(fault) = &database.fault {
         line(out, "", &format!("  {}", paint.bad(&printable(fault))));
     }
 }
 
-fn equality(verified_age_s: Option<u64>, scrub: &ScrubStatus, paint: Paint) -> String {
+fn equality(database: &DatabaseStatus, scrub: &ScrubStatus, paint: Paint) -> String {
     let ScrubStatus { done_pages, total_pages, mismatched_pages, repaired_pages } = scrub;
-    let mut text = match verified_age_s {
+    let mut text = match database.verified_age_s {
         Some(age) => format!("verified {} ago", duration(age)),
         None => paint.warn("not verified yet"),
     };
+    if let Some(age) = database.sums_equal_age_s {
+        let _ = write!(text, ", sums equal {} ago", duration(age));
+    }
     if *done_pages > 0 {
         let _ = write!(text, ", now at page {done_pages} of {total_pages}");
     }
@@ -202,7 +205,11 @@ fn equality(verified_age_s: Option<u64>, scrub: &ScrubStatus, paint: Paint) -> S
 }
 
 fn progress(copy: &CopyStatus) -> String {
-    let word = if copy.resync { "resync" } else { "copy" };
+    let word = match copy {
+        CopyStatus { rewind: true, .. } => "rewind",
+        CopyStatus { resync: true, .. } => "resync",
+        _ => "copy",
+    };
     let percent = (copy.done_bytes * 100).checked_div(copy.total_bytes).unwrap_or(100).min(100);
     let bar = "#".repeat(percent as usize / 5);
     let remaining = copy.remaining_s.map_or_else(|| "unknown".into(), duration);

@@ -7,6 +7,7 @@ use crate::events::Severity;
 pub(crate) fn full() -> Status {
     let beat = HeartbeatStatus { up: true, age_ms: Some(12), mean_rtt_ms: Some(0.31) };
     let copy = CopyStatus {
+        rewind: false,
         resync: false,
         done_bytes: 512 << 20,
         total_bytes: 1 << 30,
@@ -33,6 +34,7 @@ pub(crate) fn full() -> Status {
         copy: Some(copy),
         fault: Some("the disk is full: free some space\x1b[2J".into()),
         verified_age_s: Some(135),
+        sums_equal_age_s: Some(61),
         scrub: Some(ScrubStatus {
             done_pages: 256,
             total_pages: 5000,
@@ -145,7 +147,7 @@ fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
         "100.0 MiB/s",
         "remaining 1 min 15 s",
         "the disk is full",
-        "verified 2 min 15 s ago",
+        "verified 2 min 15 s ago, sums equal 1 min 1 s ago",
         "page 256 of 5000",
         "3 pages differed, 2 repaired",
         "quarantine list",
@@ -158,4 +160,17 @@ fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
     }
     assert!(!text.contains('\x1b'), "{text:?}");
     assert!(human(&full(), Paint { colour: true }).contains("\x1b[32m"));
+}
+
+#[test]
+fn people_read_whether_all_pages_are_copied_compared_or_only_those_since_the_fork() {
+    for (resync, rewind, word) in
+        [(false, false, "copy ["), (true, false, "resync ["), (true, true, "rewind [")]
+    {
+        let mut status = full();
+        let copy = status.pairs[0].databases[0].copy.as_mut().unwrap();
+        (copy.resync, copy.rewind) = (resync, rewind);
+        let text = human(&status, Paint { colour: false });
+        assert!(text.contains(word), "{word}: {text}");
+    }
 }

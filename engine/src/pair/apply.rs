@@ -217,6 +217,7 @@ impl Applier {
                 self.begin_copy(mirror, &begin).await?;
                 *copy = Some(CopyProgress {
                     resync: begin.resync,
+                    rewind: begin.rewind,
                     page_size: begin.page_size,
                     pages_done: 0,
                     pages_total: begin.page_count,

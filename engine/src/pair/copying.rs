@@ -61,6 +61,7 @@ impl Copying {
         let started = Instant::now();
         let progress = CopyProgress {
             resync,
+            rewind: !fork.is_empty(),
             page_size,
             pages_done: 0,
             pages_total,

@@ -133,6 +133,15 @@ pub(super) async fn open_own(
     all(each).await
 }
 
+/// What a copy is called before the operator.
+fn kind_of(copy: &CopyProgress) -> &'static str {
+    match copy {
+        CopyProgress { rewind: true, .. } => "rewind to where the histories parted",
+        CopyProgress { resync: true, .. } => "resync by pages",
+        _ => "full copy",
+    }
+}
+
 /// Does it for every database at once; each is brought to its end before the first error is answered.
 async fn all<T>(
     each: impl Iterator<Item = impl Future<Output = Result<T, MirrorError>>>,
@@ -340,7 +349,7 @@ impl Standby {
                 let before = earlier.map(|copy| copy.started);
                 database.copy = progress;
                 if let (Some(copy), None) = (earlier, progress) {
-                    let what = if copy.resync { "the resync by pages" } else { "the full copy" };
+                    let what = format!("the {}", kind_of(&copy));
                     let (name, pages, hashes) = (&database.config.name, copy.bytes_sent, copy.hash_bytes);
                     let sentence = format!(
                         "database {name}: {what} was sent, {pages} bytes of pages and {hashes} bytes of hashes"
@@ -348,7 +357,7 @@ impl Standby {
                     self.inputs.notice(false, sentence);
                 }
                 if let Some(copy) = progress.filter(|copy| Some(copy.started) != before) {
-                    let what = if copy.resync { "a resync by pages" } else { "a full copy" };
+                    let what = format!("a {}", kind_of(&copy));
                     let name = &database.config.name;
                     let sentence = format!("database {name}: {what} begins, {} pages", copy.pages_total);
                     self.inputs.notice(false, sentence);

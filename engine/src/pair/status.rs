@@ -94,6 +94,8 @@ pub enum DatabaseState {
 pub struct CopyProgress {
     /// Only differing pages are sent.
     pub resync: bool,
+    /// Only pages that were written after the point where two histories parted are compared.
+    pub rewind: bool,
     /// Page size in bytes.
     pub page_size: u32,
     /// Pages looked at.

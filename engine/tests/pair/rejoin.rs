@@ -136,6 +136,12 @@ async fn equal_and_sound(mut rejoined: Rejoined) {
 
 async fn comes_back(alone: i64, meanwhile: impl FnOnce(&Path), fork: Result<(), NoFork>, changed: &[i64]) {
     let mut rejoined = rejoin(alone, meanwhile).await;
+    let told = rejoined
+        .old
+        .notices()
+        .into_iter()
+        .any(|notice| notice.contains("a rewind to where the histories parted begins"));
+    assert!(told, "{:?}", rejoined.old.notices());
     assert_eq!(rejoined.old.quarantined(), 1);
     assert_eq!(rejoined.old.copies(), 0, "it was no mirror that a copy could make incomplete");
     // A row takes a twelfth of a page; the root, the first page and a split come with any commit.
