@@ -3,6 +3,7 @@
 mod attributes;
 mod board;
 mod changes;
+mod cut;
 mod disks;
 mod equality;
 mod node;

@@ -35,6 +35,18 @@ pub(crate) fn pair() -> (Node, Node) {
     (first, second)
 }
 
+/// Two nodes, the first with an empty database; the second connects to `far_end`, on the port that is answered too.
+pub(crate) fn pair_over(far_end: Ipv4Addr) -> (Node, Node, u16) {
+    let (first, second) = pair_without_database(|config| {
+        if config.link.side == Side::Connect {
+            config.link.lan.as_mut().expect("there is a LAN").peer = far_end.into();
+        }
+    });
+    writer::create(first.database());
+    let port = first.config.link.lan.as_ref().expect("there is a LAN").port;
+    (first, second, port)
+}
+
 /// Two nodes that pin each other and have no database yet.
 pub(crate) fn pair_without_database(change: impl Fn(&mut EngineConfig)) -> (Node, Node) {
     let identities = ["a", "b"].map(|name| Arc::new(Identity::generate(name).expect("an identity is made")));

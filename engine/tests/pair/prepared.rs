@@ -26,11 +26,11 @@ pub(crate) fn last_commit(bytes: &[u8]) -> Option<Mark> {
 
 /// Leaves what a writer leaves that is killed between its commit frame and the wal-index: a real
 /// transaction, made on a copy, whose frames stand in the WAL. (No lock of SQLite lies on a WAL.)
-fn leave_phantom(database: &Path) -> Mark {
+pub(crate) fn leave_phantom(database: &Path) -> Mark {
     leave_commit(database, "INSERT INTO t(v) VALUES (hex(randomblob(150)))")
 }
 
-fn leave_commit(database: &Path, statement: &str) -> Mark {
+pub(crate) fn leave_commit(database: &Path, statement: &str) -> Mark {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let copy = directory.path().join("copy.db");
     std::fs::copy(database, &copy).expect("the database can be copied");
@@ -68,7 +68,7 @@ async fn send_phantom(active: &Node, standby: &Node) -> Mark {
 }
 
 /// Tells of a commit that is not published, and waits until the standby has it on its disk.
-async fn until_held(active: &Node, standby: &Node, mark: Mark) {
+pub(crate) async fn until_held(active: &Node, standby: &Node, mark: Mark) {
     let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
     assert!(poke.send(&mark));
     let held =

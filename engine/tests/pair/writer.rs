@@ -8,6 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const DATABASE: &str = "LOCKSTEP_TEST_WRITER_DATABASE";
 
+/// A statement without anything random in it.
+pub(crate) const SAME: &str = "INSERT INTO t(v) VALUES ('the same')";
+
 /// A running writer.
 pub(crate) struct Writer {
     child: Child,
@@ -40,6 +43,11 @@ impl Writer {
         self.does(b"empty\n");
     }
 
+    /// Commits what [`SAME`] says.
+    pub(crate) fn commit_the_same(&mut self) -> i64 {
+        self.does(b"same\n")
+    }
+
     fn does(&mut self, line: &[u8]) -> i64 {
         self.input.write_all(line).expect("the writer lives");
         loop {
@@ -65,7 +73,8 @@ fn the_writer_process() {
     let Some(database) = std::env::var_os(DATABASE) else { return };
     let connection = open(Path::new(&database));
     for line in std::io::stdin().lock().lines() {
-        if line.expect("the test writes lines") == "empty" {
+        let line = line.expect("the test writes lines");
+        if line == "empty" {
             let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
             let busy: i64 = connection.query_row(truncate, [], |row| row.get(0)).expect("a checkpoint");
             assert_eq!(busy, 0, "somebody reads");
@@ -73,7 +82,7 @@ fn the_writer_process() {
             continue;
         }
         // Random, or two nodes that part would write the same bytes and count as one history.
-        let insert = "INSERT INTO t(v) VALUES (hex(randomblob(150)))";
+        let insert = if line == "same" { SAME } else { "INSERT INTO t(v) VALUES (hex(randomblob(150)))" };
         connection.execute(insert, []).expect("a row is committed");
         println!("committed {}", count(&connection));
     }
