@@ -115,15 +115,47 @@ impl Life {
         commit(&mut source, &mut history);
         commit(&mut source, &mut history);
         let mut mirror = history.open().await;
-        let quarantine = Quarantine {
-            pair: "lab".parse().expect("a pair id"),
-            state_dir: AGENT_STATE.into(),
-            limit_bytes: 1 << 30,
-        };
-        mirror.quarantine(&quarantine, reason()).await.expect("room in quarantine");
-        history.expect(|expected| expected.kept = true);
+        keep(&mut mirror, &mut history).await;
         copy(&mut mirror, &mut source, &mut history, true).await;
         follow(&mut mirror, &mut source, &mut history, 1).await;
+        end(mirror, &source, history).await
+    }
+
+    /// A former active with commits of its own, checkpointed into its file: kept, then cut back to where the new
+    /// active took over, with the pages that its own commits may have changed.
+    pub(crate) async fn rejoined(&self) -> History {
+        let (mut source, mut history) = self.begin();
+        source.news(100);
+        let fork = source.point();
+        let mut own = source.fork();
+        own.commit();
+        own.commit();
+        own.checkpoint("PASSIVE");
+        let state = history.committed(own.contents());
+        wrote_itself(&own, &mut history, state).await;
+        commit(&mut source, &mut history);
+        commit(&mut source, &mut history);
+        let mut mirror = history.open().await;
+        keep(&mut mirror, &mut history).await;
+        let runs = mirror.pages_after_fork(&fork, 1000).await.expect("the WAL can be read");
+        let runs = runs.expect("it holds the fork");
+        history.expect(|expected| expected.standings.push(Standing::Incomplete));
+        mirror.begin_rewind(&fork).await.expect("it holds the fork");
+        history.expect(|expected| expected.standings = vec![Standing::Incomplete]);
+        for (round, page) in runs.iter().flat_map(|(first, count)| *first..first + count).enumerate() {
+            let pages = source.file_pages();
+            let at = (page as usize - 1) * source.page_size as usize;
+            if let Some(bytes) = pages.get(at..at + source.page_size as usize) {
+                mirror.write_pages(page, bytes.to_vec().into()).await.expect("a page");
+            }
+            if round % 2 == 0 {
+                commit(&mut source, &mut history);
+                send(&mut mirror, &mut source, 3).await;
+                mirror.flush().await.expect("a flush");
+            }
+        }
+        end_copy(&mut mirror, &mut source, &mut history).await;
+        follow(&mut mirror, &mut source, &mut history, 2).await;
         end(mirror, &source, history).await
     }
 
@@ -177,6 +209,17 @@ fn reason() -> KeepReason {
         why: Why::Diverged,
         fork: None,
     }
+}
+
+/// What this node wrote itself goes into quarantine.
+async fn keep(mirror: &mut Mirror, history: &mut History) {
+    let quarantine = Quarantine {
+        pair: "lab".parse().expect("a pair id"),
+        state_dir: AGENT_STATE.into(),
+        limit_bytes: 1 << 30,
+    };
+    mirror.quarantine(&quarantine, reason()).await.expect("room in quarantine");
+    history.expect(|expected| expected.kept = true);
 }
 
 /// Puts an active's files onto the disk, durably, as SQLite with synchronous=FULL leaves them.
@@ -267,13 +310,19 @@ async fn copy(mirror: &mut Mirror, source: &mut Source, history: &mut History, r
             _ => {}
         }
     }
+    end_copy(mirror, source, history).await;
+}
+
+/// Every page is there; the mirror is a database once everything so far is durable.
+async fn end_copy(mirror: &mut Mirror, source: &mut Source, history: &mut History) {
     send(mirror, source, 3).await;
     assert!(!mirror.is_complete());
     history.expect(|expected| {
         expected.standings.push(Standing::Complete);
         expected.least = expected.newest;
     });
-    mirror.end_copy(source.generation, source.frame, count(source)).await.expect("it ends");
+    let pages = (source.file_pages().len() / source.page_size as usize) as u32;
+    mirror.end_copy(source.generation, source.frame, pages).await.expect("it ends");
     mirror.flush().await.expect("a flush");
     assert!(mirror.is_complete());
     history.expect(|expected| expected.standings = vec![Standing::Complete]);

@@ -65,6 +65,11 @@ fn every_crash_image_of_a_former_active_has_its_own_commits_or_keeps_them_in_qua
 }
 
 #[test]
+fn every_crash_image_of_a_rewind_to_the_fork_has_its_own_commits_or_keeps_them_in_quarantine() {
+    sound(&[1024], 1, async |life| life.rejoined().await, 2);
+}
+
+#[test]
 fn every_crash_image_of_an_adoption_is_the_same_database() {
     sound(&[1024], 1, async |life| life.adopted().await, 3);
 }
@@ -77,6 +82,7 @@ fn long_every_crash_image_of_every_life_is_right() {
     sound(&[512, 1024, 4096, 16384, 65536], 1, async |life| life.resynchronised().await, runs);
     sound(&[512, 1024, 4096, 16384], 12, async |life| life.rewound().await, runs);
     sound(&[512, 1024, 4096, 16384], 1, async |life| life.kept().await, runs);
+    sound(&[512, 1024, 4096, 16384], 1, async |life| life.rejoined().await, runs);
     sound(&[512, 1024, 4096, 16384], 1, async |life| life.adopted().await, runs);
 }
 

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use lockstep_engine::mirror::{Mirror, MirrorError};
-use lockstep_engine::wal::{Frames, WAL_HEADER_BYTES, WalHeader, frame_bytes, frame_offset};
-use lockstep_wire::{Chain, FrameNo, Generation, WalBatch};
+use lockstep_engine::wal::{Frames, WAL_HEADER_BYTES, WalHeader, WalPoint, frame_bytes, frame_offset};
+use lockstep_wire::{Chain, FrameNo, Generation, Position, WalBatch, WalGeneration};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
@@ -109,6 +109,13 @@ impl Source {
         let pragma = format!("PRAGMA wal_checkpoint({mode})");
         let busy: i64 = self.db.query_row(&pragma, (), |row| row.get(0)).expect("a checkpoint");
         assert_eq!(busy, 0, "nobody else has it open");
+    }
+
+    /// The last commit that [`Self::news`] told of.
+    pub(crate) fn point(&self) -> WalPoint {
+        let position = Position { generation: WalGeneration(self.generation), frame: FrameNo(self.frame) };
+        let salts = self.header.map(|header| header.salts).unwrap_or_default();
+        WalPoint { position, chain: self.chain, salts }
     }
 
     /// What is new in the WAL, in batches of at most `batch_frames`.

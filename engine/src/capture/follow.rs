@@ -140,7 +140,12 @@ impl Follower {
         let index = follower.index()?;
         follower.hold.seen = Seen::of(&index);
         follower.cursor = follower.first_cursor(&index)?;
-        follower.cursor.follow(&index);
+        if follower.cursor.begun && follower.cursor.point.position.frame.0 > 0 {
+            // The node that was left behind at the takeover may come back and go on from there.
+            follower.mode = Mode::Retain;
+        } else {
+            follower.cursor.follow(&index);
+        }
         follower.report(&index);
         Ok(follower)
     }

@@ -35,7 +35,9 @@ impl Mirror {
         self.stale.clear();
         let generation = point.position.generation;
         let generations = [Some((generation, header.salts)), None];
-        self.write_state(StateFile { mirrors: true, complete: true, generations, ..self.state }).await?;
+        let took_over = None;
+        self.write_state(StateFile { mirrors: true, complete: true, generations, took_over, ..self.state })
+            .await?;
         self.generation = generation;
         self.hashes.reopen(self.point(), self.page_count);
         Ok(())

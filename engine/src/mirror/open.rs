@@ -52,6 +52,18 @@ impl Mirror {
         Ok(read_state(disk, config).await?.is_some_and(|saved| saved.mirrors && saved.complete))
     }
 
+    /// Where this node took the database over that it writes now, if it did.
+    ///
+    /// # Errors
+    /// As [`Mirror::is_mirror_on_disk`].
+    pub async fn took_over_at(
+        disk: &Backend,
+        config: &MirrorConfig,
+    ) -> Result<Option<crate::wal::WalPoint>, MirrorError> {
+        let saved = read_state(disk, config).await?;
+        Ok(saved.filter(|saved| !saved.mirrors).and_then(|saved| saved.took_over))
+    }
+
     /// Takes a database over as a mirror: locks it against every other opener and finds its position.
     /// Database and WAL are made when there are none.
     ///

@@ -69,6 +69,7 @@ impl Mirror {
             complete: false,
             wal_inode: self.wal_identity.inode,
             generations: [Some((generation, fork.salts)), None],
+            took_over: None,
             ..self.state
         })
         .await?;

@@ -2,10 +2,11 @@
 //!
 //! Text, one `word value` per line, closed by a checksum. It says whether this node mirrors the
 //! database or writes it, whether the copy is complete, and which generation the salts of a WAL
-//! mean: the one in use and, during a switch, the next. How far the WAL goes is never written here;
+//! mean: the one in use and, during a switch, the next; and where this node took over, if it did. How far the WAL goes is never written here;
 //! its own checksums say that.
 
-use lockstep_wire::{Salts, WalGeneration};
+use crate::wal::WalPoint;
+use lockstep_wire::{Chain, FrameNo, Position, Salts, WalGeneration};
 use xxhash_rust::xxh3::xxh3_64;
 
 const TITLE: &str = "lockstep-mirror 1";
@@ -23,6 +24,8 @@ pub(crate) struct StateFile {
     pub(crate) wal_inode: u64,
     /// Generation by salts: in use, and next.
     pub(crate) generations: [Option<(WalGeneration, Salts)>; 2],
+    /// The last commit of the mirror that this node has opened to write it.
+    pub(crate) took_over: Option<WalPoint>,
 }
 
 impl StateFile {
@@ -46,6 +49,13 @@ impl StateFile {
         );
         for (generation, salts) in self.generations.iter().flatten() {
             text.push_str(&format!("generation {} {:016x}\n", generation.0, salts.packed()));
+        }
+        if let Some(WalPoint { position, chain, salts }) = self.took_over {
+            let (chain, salts) = (chain.packed(), salts.packed());
+            text.push_str(&format!(
+                "took_over {} {} {chain:016x} {salts:016x}\n",
+                position.generation.0, position.frame.0
+            ));
         }
         let check = xxh3_64(text.as_bytes());
         text.push_str(&format!("check {check:016x}\n"));
@@ -79,11 +89,21 @@ impl StateFile {
                     let salts = Salts::from_packed(u64::from_str_radix(salts, 16).map_err(|_| wrong())?);
                     *generations.next().ok_or_else(wrong)? = Some((generation, salts));
                 }
+                "took_over" => state.took_over = Some(decode_point(value).ok_or_else(wrong)?),
                 _ => return Err(wrong()),
             }
         }
         Ok(state)
     }
+}
+
+fn decode_point(text: &str) -> Option<WalPoint> {
+    let mut words = text.split(' ');
+    let generation = WalGeneration(words.next()?.parse().ok()?);
+    let frame = FrameNo(words.next()?.parse().ok()?);
+    let mut packed = || u64::from_str_radix(words.next()?, 16).ok();
+    let (chain, salts) = (Chain::from_packed(packed()?), Salts::from_packed(packed()?));
+    words.next().is_none().then_some(WalPoint { position: Position { generation, frame }, chain, salts })
 }
 
 #[cfg(test)]
@@ -98,6 +118,11 @@ mod tests {
             page_size: 4096,
             wal_inode: 7,
             generations: [Some((WalGeneration(3), Salts([1, 2]))), Some((WalGeneration(4), Salts([2, 9])))],
+            took_over: Some(WalPoint {
+                position: Position { generation: WalGeneration(4), frame: FrameNo(17) },
+                chain: Chain([5, 6]),
+                salts: Salts([2, 9]),
+            }),
         };
         let text = state.encode();
         assert_eq!(StateFile::decode(&text), Ok(state));

@@ -57,7 +57,8 @@ impl Mirror {
         let lock = std::sync::Arc::clone(&self.pages_lock);
         let _changing = lock.write().await;
         let point = self.point();
-        self.write_state(StateFile { mirrors: false, complete: false, ..self.state }).await?;
+        let took_over = Some(point);
+        self.write_state(StateFile { mirrors: false, complete: false, took_over, ..self.state }).await?;
         self.disk.remove(&self.config.shm()).await?;
         let page_hashes = self.hashes.take();
         let Self { disk, config, database, wal, wal_identity, page_count, .. } = self;

@@ -9,13 +9,13 @@ use super::connection::Connection;
 use super::scrub::VerifyReply;
 use super::served::Served;
 use super::ship::{ShipNote, Shipment};
+use super::standby::Own;
 use super::starting::Starting;
 use super::status::{DatabaseState, DatabaseStatus};
 use super::thread::{Input, Inputs};
 use super::trees::ServedTrees;
 use super::{EngineConfig, board::CommitBoards, boot::boot};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
-use crate::mirror::TakenOver;
 use lockstep_wire::{
     Ack, Databases, Epoch, FileAttributes, ForkPages, FrameNo, Message, MirrorState, PageHashes, Position,
     Rewound, WalGeneration,
@@ -73,15 +73,15 @@ struct Session {
 }
 
 impl Active {
-    /// Begins to follow the databases; `taken` are mirrors that were opened just now.
+    /// Begins to follow the databases; what each `own` was until now is known.
     pub(super) fn start(
         config: &EngineConfig,
-        taken: Vec<Option<TakenOver>>,
+        own: Vec<Own>,
         boards: &CommitBoards,
         epoch: Epoch,
         inputs: Inputs,
     ) -> Self {
-        let each = config.databases.iter().zip(taken).enumerate();
+        let each = config.databases.iter().zip(own).enumerate();
         let databases = each
             .map(|(i, (c, t))| {
                 let of = (c.clone(), super::standby::mirror_dir(config, c));

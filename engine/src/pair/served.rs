@@ -7,6 +7,7 @@ use super::active::WaitReply;
 use super::barrier::{Barrier, CommitMode, Progress};
 use super::board::{CommitBoard, Marks};
 use super::scrub::Scrub;
+use super::standby::Own;
 use super::standing::Standing;
 use super::starting::Starting;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus, EqualityStatus};
@@ -87,7 +88,7 @@ pub(super) struct Served {
 impl Served {
     pub(super) fn new(
         (config, state_dir): (DatabaseConfig, PathBuf),
-        mut taken: Option<TakenOver>,
+        Own { mut taken, took_over }: Own,
         board: Option<CommitBoard>,
         mode: CommitMode,
     ) -> Self {
@@ -99,7 +100,7 @@ impl Served {
             mode,
             config,
             state: DatabaseState::Idle,
-            continues: taken.as_ref().map(|t| t.point),
+            continues: took_over,
             taken,
             refused_at: None,
             starting: None,

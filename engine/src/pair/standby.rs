@@ -11,6 +11,7 @@ use super::{CommitMode, DatabaseConfig, EngineConfig};
 use crate::copy::quarantine::Quarantine;
 use crate::mirror::{Mirror, MirrorConfig, MirrorError, SnapshotStop, TakenOver};
 use crate::storage::Backend;
+use crate::wal::WalPoint;
 use lockstep_wire::{Databases, FileAttributes, Message, MirrorState, MirrorStates, Position, Refusal};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -117,18 +118,29 @@ pub(super) async fn is_complete_on_disk(backend: &Backend, config: &EngineConfig
     true
 }
 
+/// A database of a node that becomes active.
+pub(super) struct Own {
+    /// It was a mirror until just now.
+    pub(super) taken: Option<TakenOver>,
+    /// Where this node took over, now or at an earlier start.
+    pub(super) took_over: Option<WalPoint>,
+}
+
+impl From<TakenOver> for Own {
+    fn from(taken: TakenOver) -> Self {
+        Self { took_over: Some(taken.point), taken: Some(taken) }
+    }
+}
+
 /// The databases of a node that becomes active by its own data: what is still a mirror by its state on
 /// disk is opened first; what this node wrote itself may be in use by its application, and is left alone.
-pub(super) async fn open_own(
-    backend: &Backend,
-    config: &EngineConfig,
-) -> Result<Vec<Option<TakenOver>>, String> {
+pub(super) async fn open_own(backend: &Backend, config: &EngineConfig) -> Result<Vec<Own>, String> {
     let each = config.databases.iter().map(|database| async {
         let mirror = mirror_config(config, database);
         if !Mirror::is_mirror_on_disk(backend, &mirror).await? {
-            return Ok(None);
+            return Ok(Own { taken: None, took_over: Mirror::took_over_at(backend, &mirror).await? });
         }
-        Mirror::open(backend.clone(), mirror).await?.take_over().await.map(Some)
+        Mirror::open(backend.clone(), mirror).await?.take_over().await.map(Own::from)
     });
     all(each).await
 }
@@ -423,14 +435,14 @@ impl Standby {
 
     /// Opens every mirror with SQLite, all at once, after [`Self::prepare_take_over`]. When one fails nevertheless
     /// (its disk), this role is over: opened anew, the others are still whole.
-    pub(super) async fn take_over(self) -> Result<Vec<Option<TakenOver>>, String> {
+    pub(super) async fn take_over(self) -> Result<Vec<Own>, String> {
         let each = self.databases.into_iter().map(|mut database| async move {
             let mirror = database.mirror.bring(&database.opener).await?;
             if mirror.never_held_anything() {
                 // The active never had this database, so nothing was acknowledged of it.
-                return mirror.close().await.map(|()| None);
+                return mirror.close().await.map(|()| Own { taken: None, took_over: None });
             }
-            mirror.take_over().await.map(Some)
+            mirror.take_over().await.map(Own::from)
         });
         all(each).await
     }

@@ -8,11 +8,10 @@ use super::active::Active;
 use super::board::CommitBoards;
 use super::connection::{Connection, Credit};
 use super::ship::ShipNote;
-use super::standby::{Standby, StandbyNote};
+use super::standby::{Own, Standby, StandbyNote};
 use super::{Command, DatabaseStatus, EngineConfig, EngineEvent, EngineStatus};
 use crate::capture::{Capture, CaptureEvent};
 use crate::link::{EpochCell, Established, Link, LinkStats};
-use crate::mirror::TakenOver;
 use crate::storage::{self, Backend, BackendReport};
 use lockstep_wire::{Epoch, Message, Position};
 use std::rc::{Rc, Weak};
@@ -101,7 +100,7 @@ enum Role {
 
 /// How a takeover ended.
 enum TakeOver {
-    Done(Vec<Option<TakenOver>>),
+    Done(Vec<Own>),
     /// Nothing was changed.
     Refused(Standby, String),
     Failed(String),
@@ -340,9 +339,9 @@ impl DataThread {
         }
     }
 
-    fn serve(&mut self, epoch: Epoch, taken: Vec<Option<TakenOver>>) {
+    fn serve(&mut self, epoch: Epoch, own: Vec<Own>) {
         self.epoch.raise(epoch);
-        let active = Active::start(&self.config, taken, &self.boards, epoch, self.inputs.clone());
+        let active = Active::start(&self.config, own, &self.boards, epoch, self.inputs.clone());
         self.role = Role::Active(active);
     }
 

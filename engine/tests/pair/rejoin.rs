@@ -34,6 +34,15 @@ struct Rejoined {
 /// The old active commits `alone` rows without its standby, `meanwhile` happens to its database, the standby is
 /// promoted and goes on, and the old one comes back.
 async fn rejoin(alone: i64, meanwhile: impl FnOnce(&Path)) -> Rejoined {
+    rejoin_behind(alone, meanwhile, (THEIRS, false)).await
+}
+
+/// The new active writes `theirs` rows meanwhile, and its engine starts again if `restarts`.
+async fn rejoin_behind(
+    alone: i64,
+    meanwhile: impl FnOnce(&Path),
+    (theirs, restarts): (i64, bool),
+) -> Rejoined {
     let (mut old, mut new) = pair();
     writer::fill(old.database(), FILLED);
     old.become_active(epoch(1)).await.expect("the database can be followed");
@@ -50,8 +59,12 @@ async fn rejoin(alone: i64, meanwhile: impl FnOnce(&Path)) -> Rejoined {
     let mut old = old.restart(meanwhile).await;
     new.promote(epoch(2)).await.expect("the mirror is promoted");
     let mut writer = Writer::start(new.database());
-    for _ in 0..THEIRS {
+    for _ in 0..theirs {
         writer.commit();
+    }
+    if restarts {
+        new = new.restart(|_| ()).await;
+        new.become_active(epoch(2)).await.expect("the database can be followed");
     }
     let sent = |node: &Node| node.status().link.map_or(0, |link| link.bytes_sent);
     let before = sent(&new);
@@ -123,26 +136,24 @@ async fn kept_rows(node: &Node, fork: Result<(), NoFork>) -> Vec<i64> {
 }
 
 /// Both databases are equal, and the former active's is sound.
-async fn equal_and_sound(mut rejoined: Rejoined) {
+async fn equal_and_sound(rejoined: Rejoined) {
+    equal_and_sound_with(rejoined, THEIRS).await;
+}
+
+async fn equal_and_sound_with(mut rejoined: Rejoined, theirs: i64) {
     rejoined.new.stop().await;
     rejoined.old.become_idle().await;
     let equal = pages(rejoined.old.database()) == pages(rejoined.new.database());
     assert!(equal, "the pages of both nodes differ");
     rejoined.old.promote(epoch(3)).await.expect("it is a complete mirror");
-    assert_eq!(writer::rows(rejoined.old.database()), rejoined.shared + THEIRS + 1);
+    assert_eq!(writer::rows(rejoined.old.database()), rejoined.shared + theirs + 1);
     rejoined.old.stop().await;
     writer::check(rejoined.old.database());
 }
 
 async fn comes_back(alone: i64, meanwhile: impl FnOnce(&Path), fork: Result<(), NoFork>, changed: &[i64]) {
     let mut rejoined = rejoin(alone, meanwhile).await;
-    let told = rejoined
-        .old
-        .notices()
-        .into_iter()
-        .any(|notice| notice.contains("a rewind to where the histories parted begins"));
-    assert!(told, "{:?}", rejoined.old.notices());
-    assert_eq!(rejoined.old.quarantined(), 1);
+    assert_rewound(&mut rejoined);
     assert_eq!(rejoined.old.copies(), 0, "it was no mirror that a copy could make incomplete");
     // A row takes a twelfth of a page; the root, the first page and a split come with any commit.
     let most = 6 + (alone as u64).div_ceil(10);
@@ -178,4 +189,28 @@ async fn a_database_that_shrank_after_the_fork_gets_its_pages_back() {
     let mut rejoined = rejoin(1, shrink).await;
     assert_eq!(rejoined.old.quarantined(), 1);
     equal_and_sound(rejoined).await;
+}
+
+/// Rows that fill more of the WAL than a node hands over to a checkpoint at: 100 frames in these tests.
+const MANY: i64 = 200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_to_the_fork_stays_open_over_many_commits_of_the_new_active() {
+    let mut rejoined = rejoin_behind(1, |_| (), (MANY, false)).await;
+    assert_rewound(&mut rejoined);
+    equal_and_sound_with(rejoined, MANY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_to_the_fork_stays_open_over_a_restart_of_the_new_active() {
+    let mut rejoined = rejoin_behind(1, |_| (), (MANY, true)).await;
+    assert_rewound(&mut rejoined);
+    equal_and_sound_with(rejoined, MANY).await;
+}
+
+fn assert_rewound(rejoined: &mut Rejoined) {
+    let notices = rejoined.old.notices();
+    let told = notices.iter().any(|notice| notice.contains("a rewind to where the histories parted begins"));
+    assert!(told && rejoined.compared < 20, "{} pages: {notices:?}", rejoined.compared);
+    assert_eq!(rejoined.old.quarantined(), 1);
 }
