@@ -13,3 +13,15 @@ pub mod mirror;
 pub mod pair;
 pub mod storage;
 pub mod wal;
+
+// A test with a fault that only this crate's own tests can make drives whole pairs as `tests/pair` does.
+#[cfg(test)]
+extern crate self as lockstep_engine;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of pairs use more of it")]
+#[path = "../tests/pair/node.rs"]
+mod node;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of pairs use more of it")]
+#[path = "../tests/pair/writer.rs"]
+mod writer;

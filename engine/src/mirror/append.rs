@@ -20,6 +20,8 @@ impl Mirror {
     /// `protocol`: malformed; `disk`.
     pub async fn append(&mut self, batch: WalBatch) -> Result<(), MirrorError> {
         let notes = self.check(&batch)?;
+        #[cfg(test)]
+        let batch = super::spoil::in_memory(batch, &self.config.database);
         let end = self.append_offset() + batch.data.len() as u64;
         self.wal.write_at(self.append_offset(), batch.data.clone()).await?;
         self.unflushed_bytes += batch.data.len() as u64;

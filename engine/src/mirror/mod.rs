@@ -16,6 +16,8 @@ mod page_hashes;
 mod rejoin;
 mod scrub;
 mod snapshot;
+#[cfg(test)]
+pub(crate) mod spoil;
 mod state_file;
 mod take_over;
 #[cfg(test)]

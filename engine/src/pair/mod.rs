@@ -15,6 +15,8 @@ mod hashing;
 mod scrub;
 mod served;
 mod ship;
+#[cfg(test)]
+mod spoilt;
 mod standby;
 mod standing;
 mod starting;
