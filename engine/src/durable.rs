@@ -239,6 +239,18 @@ pub(crate) async fn apply_pages(
     database.sync_all().await
 }
 
+/// Writes some of the pages of a WAL into the database file ahead of a checkpoint, durably, so that the checkpoint's own
+/// sync is short. The frames must be durable before, and stay: they mask the pages until the checkpoint is complete.
+pub(crate) async fn fold_some(
+    wal: &DiskFile,
+    database: &DiskFile,
+    latest: &LatestPages,
+    pages: std::ops::Range<usize>,
+) -> Result<(), StorageError> {
+    copy_pages(wal, database, &latest.pages[pages], latest.page_bytes).await?;
+    database.sync_data().await
+}
+
 async fn copy_pages(
     wal: &DiskFile,
     database: &DiskFile,

@@ -55,7 +55,7 @@ impl Mirror {
         self.flush().await?;
         let lock = Arc::clone(&self.pages_lock);
         let _changing = lock.write().await;
-        if let Some(latest) = self.latest_pages(self.durable) {
+        if let Some(latest) = self.latest_pages(FrameNo(0), self.durable) {
             durable::apply_pages(&self.wal, &self.database, &latest).await?;
         }
         Ok(())
@@ -103,6 +103,7 @@ impl Mirror {
         self.generation = WalGeneration(0);
         self.frames.clear();
         self.committed = FrameNo(0);
+        self.fold = Default::default();
         self.durable = FrameNo(0);
         self.published = None;
         (self.chain, self.durable_chain) = Default::default();

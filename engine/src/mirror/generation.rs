@@ -29,11 +29,15 @@ impl Mirror {
             // Not the empty WAL too: from here on one is somebody else's doing.
             None => [Some((generation, header.salts)), None],
         };
+        let mut latest = self.latest_pages(self.fold.done(), self.durable);
+        if let Some(latest) = &mut latest {
+            self.fold.without_moved(latest);
+        }
         durable::switch_generation(Switch {
             disk: &self.disk,
             wal: &self.wal,
             database: &self.database,
-            latest: self.latest_pages(self.durable),
+            latest,
             state: (&self.config.state_file(), state.encode().into()),
             header: message.wal_header,
         })
@@ -45,6 +49,7 @@ impl Mirror {
         self.generation = generation;
         self.frames.clear();
         self.committed = FrameNo(0);
+        self.fold = Default::default();
         self.durable = FrameNo(0);
         self.published = Some(FrameNo(0));
         (self.chain, self.durable_chain) = (header.chain, header.chain);
@@ -116,7 +121,10 @@ impl Mirror {
         let target =
             Position { generation: WalGeneration(message.generation), frame: FrameNo(message.frame) };
         let database = || self.config.database.clone();
-        if target.generation != self.generation || target > self.received() || self.header.is_none() {
+        // What is moved into the database file was published, and nobody takes that back.
+        let moved = target.frame < self.fold.reaches();
+        if target.generation != self.generation || target > self.received() || self.header.is_none() || moved
+        {
             return Err(MirrorError::Gap {
                 database: database(),
                 held: self.received(),

@@ -10,6 +10,7 @@ mod attributes;
 mod copying;
 mod error;
 mod flush;
+mod fold;
 mod generation;
 mod open;
 mod page_hashes;
@@ -26,6 +27,7 @@ mod tests;
 pub use copying::HASH_PAGES_MAX;
 pub use error::MirrorError;
 pub use flush::{FlushTicket, Flushed};
+pub use fold::{FOLD_AHEAD_BYTES, FoldTicket, Folded};
 pub use page_hashes::Build;
 pub use rejoin::FORK_PAGES_MAX;
 pub use scrub::{HashTicket, SCRUB_PAGES_MAX};
@@ -55,6 +57,8 @@ pub struct MirrorConfig {
     pub zero_ahead_bytes: u32,
     /// Remember page hashes in the state directory.
     pub page_hashes: bool,
+    /// From how many bytes of frames on their pages are moved ahead of the end of a generation; 0: never.
+    pub fold_ahead_bytes: u64,
 }
 
 /// Zeros kept ahead of the append point unless configured: one batch of the link.
@@ -68,6 +72,7 @@ impl MirrorConfig {
             state_dir: state_dir.into(),
             zero_ahead_bytes: ZERO_AHEAD_BYTES,
             page_hashes: false,
+            fold_ahead_bytes: FOLD_AHEAD_BYTES,
         }
     }
 
@@ -153,6 +158,7 @@ pub struct Mirror {
     /// Held for writing by whatever changes the database file or frames that are durable.
     pages_lock: Arc<tokio::sync::RwLock<()>>,
     hashes: page_hashes::Hashes,
+    fold: fold::Fold,
 }
 
 impl Mirror {
@@ -300,11 +306,12 @@ impl Mirror {
         Ok(in_reach && of_this_wal && self.chain_after(frame).await? == point.chain)
     }
 
-    /// The latest version of each page through the commit frame `through`; `None` when there is none.
-    fn latest_pages(&self, through: FrameNo) -> Option<LatestPages> {
+    /// The latest version of each page in the frames after `done` through the commit frame `through`; `None` when
+    /// there is none.
+    fn latest_pages(&self, done: FrameNo, through: FrameNo) -> Option<LatestPages> {
         let header = self.header?;
         let page_count = self.frames.get(through.0.checked_sub(1)? as usize)?.commit_pages;
-        let notes = self.frames[..through.0 as usize].iter().zip((1..).map(FrameNo));
+        let notes = self.frames[done.0 as usize..through.0 as usize].iter().zip((done.0 + 1..).map(FrameNo));
         // A page beyond the committed size was dropped by a later transaction.
         let kept = notes.filter(|(note, _)| note.page <= page_count);
         let mut pages: Vec<(u32, FrameNo)> = kept.map(|(note, frame)| (note.page, frame)).collect();

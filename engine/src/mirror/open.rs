@@ -125,6 +125,7 @@ impl Mirror {
             stale,
             pages_lock: Arc::default(),
             hashes: Hashes::default(),
+            fold: super::fold::Fold::default(),
         };
         mirror.open_hashes();
         Ok(mirror)

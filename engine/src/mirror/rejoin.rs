@@ -79,6 +79,7 @@ impl Mirror {
         self.generation = generation;
         self.frames.truncate(frame.0 as usize);
         self.committed = frame;
+        self.fold = Default::default();
         self.stale.clear();
         self.durable = frame;
         self.published = Some(frame);

@@ -1,8 +1,9 @@
 //! What this disk holds of some pages at a position, and putting pages right that it holds wrongly.
 //!
 //! Reads the files, never what is remembered of them. A page is the latest frame at or before the
-//! position in the WAL, or else the database file's, which changes only between generations. So a
-//! position of the present generation can be read while frames go on to arrive.
+//! position in the WAL, or else the database file's, which changes only between generations and where
+//! [`super::fold`] has moved frames into it. So a position of the present generation, behind those, can
+//! be read while frames go on to arrive.
 
 use super::{FRAME_HEADER_BYTES, Mirror, MirrorError};
 use crate::{
@@ -72,7 +73,9 @@ impl Mirror {
     /// Size of the database in pages at a position that can be told.
     async fn pages_at(&self, at: Position) -> Result<Option<u32>, MirrorError> {
         let sound = self.state.complete && self.state.page_size > 0 && !self.copying && !self.is_diverged();
-        if !sound || at.generation != self.generation || at.frame > self.last_frame() {
+        // The database file may hold pages of later frames.
+        let passed = at.generation != self.generation || at.frame < self.fold.reaches();
+        if !sound || passed || at.frame > self.last_frame() {
             return Ok(None);
         }
         match at.frame.0 {

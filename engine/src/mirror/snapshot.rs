@@ -9,7 +9,7 @@ use crate::{
     durable::{self, LatestPages},
     storage::{Backend, DiskFile, Storage},
 };
-use lockstep_wire::Position;
+use lockstep_wire::{FrameNo, Position};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -61,7 +61,7 @@ impl Mirror {
             disk: self.disk.clone(),
             database: self.database.clone(),
             wal: self.wal.clone(),
-            latest: self.latest_pages(self.durable).unwrap_or(plain),
+            latest: self.latest_pages(FrameNo(0), self.durable).unwrap_or(plain),
             target: target.to_owned(),
             position: self.position(self.durable),
             _unchanging: guard.expect("changes hold the mirror mutably to their end"),

@@ -5,6 +5,7 @@
 
 use super::connection::{Credit, StreamSender};
 use super::copying::encode_runs;
+use super::folding::Folding;
 use super::hashing::Hashing;
 use super::standby::StandbyNote;
 use super::status::CopyProgress;
@@ -98,14 +99,17 @@ impl Applier {
         mut work: mpsc::UnboundedReceiver<Work>,
     ) -> Option<Box<Mirror>> {
         let mut flush = InFlight::default();
-        let mut hashing = Hashing::new();
+        let (mut hashing, mut folding) = (Hashing::new(), Folding::default());
         let mut copy = None;
         let mut failed = self.set_attributes(&mut mirror, None).await.err();
         if failed.is_none() {
-            let beside = (&mut flush, &mut hashing);
+            let beside = (&mut flush, &mut hashing, &mut folding);
             failed = self.serve(&mut mirror, &mut work, beside, &mut copy).await.err();
         }
         hashing.finish(&mut mirror).await;
+        if let Err(error) = folding.finish(&mut mirror).await {
+            failed = Some(error.into());
+        }
         if let Some(flush) = flush.0.take() {
             // That nobody hears of its frames any more is no failure.
             let finished = match flush.await {
@@ -146,7 +150,7 @@ impl Applier {
         &self,
         mirror: &mut Mirror,
         work: &mut mpsc::UnboundedReceiver<Work>,
-        (flush, hashing): (&mut InFlight, &mut Hashing),
+        (flush, hashing, folding): (&mut InFlight, &mut Hashing, &mut Folding),
         copy: &mut Option<CopyProgress>,
     ) -> Result<(), ApplyError> {
         loop {
@@ -156,6 +160,9 @@ impl Applier {
                     flush.0 = None;
                     mirror.finish_flush(flushed?).await?;
                     self.acknowledge(mirror).await;
+                }
+                folded = folding.turn() => {
+                    mirror.finish_fold(&folded?);
                 }
                 next = work.recv() => match next {
                     Some(Work::Message(message, credit)) => {
@@ -171,6 +178,7 @@ impl Applier {
                     }
                 }
             }
+            folding.begin(mirror);
             if let Some(trouble) = mirror.page_hash_trouble() {
                 self.inputs.notice(true, format!("database {}: {trouble}", self.name));
             }

@@ -11,6 +11,7 @@ mod board;
 mod boot;
 mod connection;
 mod copying;
+mod folding;
 mod hashing;
 mod scrub;
 mod served;

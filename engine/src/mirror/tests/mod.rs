@@ -4,6 +4,7 @@
 
 mod copying;
 mod crash;
+mod folding;
 mod following;
 mod opening;
 
