@@ -55,6 +55,7 @@ async fn resync(pages: i64, changed: i64) {
     let database_bytes = std::fs::metadata(active.database()).expect("it is there").len();
     // As 40 MB of a database of 2 GB in which 1,000 pages differ.
     let shipped = link.bytes_sent + link.bytes_received;
+    println!("{shipped} bytes of a database of {database_bytes}: pages {page_bytes}, hashes {hash_bytes}");
     assert!(shipped < database_bytes / 50, "{shipped} of {database_bytes}");
     assert!(page_bytes >= changed as u64 * 4096 && page_bytes < shipped, "{page_bytes} of {shipped}");
     assert!(hash_bytes >= pages as u64 * 8 && hash_bytes < shipped, "{hash_bytes} of {shipped}");
