@@ -4,6 +4,7 @@
 //! nanosecond, and the hash of the content. A name is not part of its entry.
 
 use super::content::ContentHash;
+use super::proof::entry_hash;
 use bytes::Bytes;
 use lockstep_wire::{MAX_TREE_PATH_BYTES, TreeExpected, TreeKind, TreeMeta, TreeXattr, pack, unpack};
 use std::collections::BTreeMap;
@@ -212,30 +213,28 @@ impl Entry {
 
     /// Its hash; `None` for a file whose content is not known.
     pub fn hash(&self) -> Option<EntryHash> {
-        let mut hash = Xxh3::new();
-        hash.update(&[self.kind.to_wire() as u8]);
-        for number in [self.meta.mode, self.meta.user, self.meta.group, self.meta.mtime.ns] {
-            hash.update(&number.to_le_bytes());
-        }
-        hash.update(&self.meta.mtime.s.to_le_bytes());
-        let mut field = |bytes: &[u8]| {
-            hash.update(&(bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
+        let (target, file) = match &self.kind {
+            Kind::File { size, content } => (&[][..], (*size, *content)),
+            Kind::Symlink { target } => (&target[..], (0, None)),
+            Kind::Directory | Kind::Fifo => (&[][..], (0, None)),
         };
-        for (name, value) in &self.meta.xattrs {
-            field(name);
-            field(value);
-        }
-        match &self.kind {
-            Kind::File { size, content } => {
-                field(&size.to_le_bytes());
-                field(&(*content)?.0);
-            }
-            Kind::Symlink { target } => field(target),
-            Kind::Directory | Kind::Fifo => {}
-        }
-        Some(EntryHash(hash.digest128().to_be_bytes()))
+        let Meta { mode, user, group, mtime, xattrs } = &self.meta;
+        entry_hash(self.kind.to_wire(), (*mode, *user, *group), *mtime, rest_of(xattrs, target), file)
     }
+}
+
+/// Extended attributes and target of a symlink as one number.
+pub(super) fn rest_of(xattrs: &Xattrs, target: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    for (name, value) in xattrs {
+        for part in [name, value] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    hash.update(&[0xff]);
+    hash.update(target);
+    hash.digest()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod entry;
 pub mod index;
 mod path;
 pub mod plan;
+pub mod proof;
 pub mod rules;
 pub mod ship;
 pub mod watch;
