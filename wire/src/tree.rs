@@ -389,6 +389,13 @@ pub struct TreeEntry {
     pub fault: String,
 }
 
+impl TreeOps {
+    /// Length of its body in bytes, as both sides count it for the window.
+    pub fn body_bytes(&self) -> u64 {
+        prost::Message::encoded_len(self) as u64
+    }
+}
+
 /// Packs messages one behind the other, each preceded by its length.
 pub fn pack<M: prost::Message>(messages: impl IntoIterator<Item = M>) -> Bytes {
     let mut packed = Vec::new();

@@ -10,6 +10,7 @@ mod beneath;
 mod content;
 pub mod disk;
 mod entry;
+pub mod follow;
 pub mod index;
 mod path;
 pub mod plan;

@@ -76,6 +76,11 @@ impl Rules {
                 && !self.excluded.is_match(Path::new(OsStr::from_bytes(path.as_bytes()))))
     }
 
+    /// Databases in the tree, with what SQLite keeps beside them.
+    pub fn databases(&self) -> &[TreePath] {
+        &self.databases
+    }
+
     /// Does it belong to the tree, and every directory above it?
     pub fn includes_all(&self, path: &TreePath) -> bool {
         self.includes(path) && path.parent().is_none_or(|parent| self.includes_all(&parent))

@@ -12,6 +12,7 @@ mod boot;
 mod connection;
 mod copying;
 mod folding;
+mod followed;
 mod hashing;
 mod scrub;
 mod served;

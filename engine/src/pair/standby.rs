@@ -5,6 +5,7 @@
 
 use super::apply::{self, Work};
 use super::connection::{Connection, Credit};
+use super::followed::FollowedTrees;
 use super::status::{CopyProgress, DatabaseState, DatabaseStatus, EqualityStatus};
 use super::thread::Inputs;
 use super::{CommitMode, DatabaseConfig, EngineConfig};
@@ -44,6 +45,7 @@ pub(super) struct Standby {
     acknowledge_received: bool,
     complete: Option<bool>,
     quarantine: Quarantine,
+    trees: FollowedTrees,
     /// Ends the snapshots of all mirrors.
     stop: SnapshotStop,
 }
@@ -204,6 +206,7 @@ impl Standby {
             }
             databases.push(opened);
         }
+        let trees = FollowedTrees::start(config, &inputs);
         let mut standby = Self {
             databases,
             connection: None,
@@ -218,6 +221,7 @@ impl Standby {
                 limit_bytes: config.quarantine_max_bytes,
             },
             stop: SnapshotStop::default(),
+            trees,
         };
         standby.judge_complete();
         standby
@@ -231,6 +235,7 @@ impl Standby {
     /// The connection is gone: the tasks finish what they have and send the mirrors home.
     pub(super) fn disconnected(&mut self) {
         self.connection = None;
+        self.trees.disconnected();
         self.streams.clear();
         for database in &mut self.databases {
             database.queue = None;
@@ -240,8 +245,11 @@ impl Standby {
 
     /// A message of the active.
     pub(super) fn message(&mut self, stream: u16, message: Message, credit: Credit) -> Result<(), String> {
-        if let Message::Databases(databases) = message {
-            return self.announced(&databases);
+        match message {
+            Message::Databases(databases) => return self.announced(&databases),
+            Message::Trees(trees) => return self.trees.announced(&trees, self.connection.as_ref()),
+            Message::TreeOps(_) | Message::TreeListRequest(_) => return self.trees.message(stream, message),
+            _ => {}
         }
         let index = self.streams.get(usize::from(stream).wrapping_sub(1)).copied();
         let Some(index) = index else {
@@ -435,7 +443,8 @@ impl Standby {
 
     /// Opens every mirror with SQLite, all at once, after [`Self::prepare_take_over`]. When one fails nevertheless
     /// (its disk), this role is over: opened anew, the others are still whole.
-    pub(super) async fn take_over(self) -> Result<Vec<Own>, String> {
+    pub(super) async fn take_over(mut self) -> Result<Vec<Own>, String> {
+        self.trees.stop(true).await;
         let each = self.databases.into_iter().map(|mut database| async move {
             let mirror = database.mirror.bring(&database.opener).await?;
             if mirror.never_held_anything() {
@@ -450,6 +459,7 @@ impl Standby {
     /// Ends the role: the mirrors are closed and keep their state on disk.
     pub(super) async fn close(&mut self) {
         self.disconnected();
+        self.trees.stop(false).await;
         self.stop_snapshots("this node ceases to mirror");
         for database in &mut self.databases {
             let mirror = match std::mem::replace(&mut database.mirror, Home::Closed) {
@@ -492,6 +502,11 @@ impl Standby {
                 let _ = reply.send(Err(format!("the mirror of {name} is not open: {why}")));
             }
         }
+    }
+
+    /// For the status, the file trees.
+    pub(super) fn tree_statuses(&self) -> Vec<crate::files::ship::TreeStatus> {
+        self.trees.statuses()
     }
 
     /// For the status.

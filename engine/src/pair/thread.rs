@@ -50,6 +50,8 @@ pub(super) enum Input {
     Stamped { index: usize, serial: u64, position: Position },
     /// The wal-index was read to prove that the standby has everything.
     Target { index: usize, serial: u64, position: Position },
+    /// The active broke the protocol about a tree.
+    TreeBroken { connection: u64, sentence: String },
     /// A mirror says something.
     Standby { index: usize, note: StandbyNote },
 }
@@ -102,13 +104,13 @@ enum Role {
 enum TakeOver {
     Done(Vec<Own>),
     /// Nothing was changed.
-    Refused(Standby, String),
+    Refused(Box<Standby>, String),
     Failed(String),
 }
 
 async fn take_over(mut standby: Standby, epoch: Epoch, own: EpochCell) -> TakeOver {
     if let Err(sentence) = standby.prepare_take_over().await {
-        return TakeOver::Refused(standby, sentence);
+        return TakeOver::Refused(Box::new(standby), sentence);
     }
     own.raise(epoch);
     match standby.take_over().await {
@@ -241,6 +243,7 @@ impl DataThread {
         match command {
             Command::BecomeActive { epoch, reply } => {
                 self.become_idle("this node becomes active").await;
+                super::followed::forget_followed(&self.config, &self.inputs);
                 let own = super::standby::open_own(&self.backend, &self.config).await;
                 let _ = reply.send(own.map(|taken| self.serve(epoch, taken)));
             }
@@ -318,7 +321,7 @@ impl DataThread {
             }
             // It can go on following the active it has.
             TakeOver::Refused(standby, sentence) => {
-                self.role = Role::Standby(standby);
+                self.role = Role::Standby(*standby);
                 Err(sentence)
             }
             TakeOver::Failed(sentence) => {
@@ -429,7 +432,11 @@ impl DataThread {
             Input::Message { connection, stream, message, credit } if self.current(connection) => {
                 self.message(stream, message, credit);
             }
-            Input::Lost { .. } | Input::Message { .. } => {}
+            Input::TreeBroken { connection, sentence } if self.current(connection) => {
+                self.inputs.notice(true, format!("the peer broke the protocol: {sentence}"));
+                self.drop_connection(&sentence);
+            }
+            Input::Lost { .. } | Input::Message { .. } | Input::TreeBroken { .. } => {}
             Input::Standby { index, note } => {
                 if matches!(note, StandbyNote::Quarantined(_)) {
                     self.count_quarantine();
@@ -521,6 +528,7 @@ impl DataThread {
         };
         let trees = match &self.role {
             Role::Active(active) => active.tree_statuses(),
+            Role::Standby(standby) => standby.tree_statuses(),
             _ => Vec::new(),
         };
         let mut status = self.status.lock().expect("no holder of the status lock panics");

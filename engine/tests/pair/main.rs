@@ -13,6 +13,7 @@ mod resync;
 mod standby_disk;
 mod storm;
 mod takeover;
+mod trees;
 mod writer;
 #[path = "../capture/writers.rs"]
 #[allow(dead_code, reason = "the capture tests use more of it")]

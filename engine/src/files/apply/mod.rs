@@ -207,6 +207,28 @@ impl Applier {
         }
     }
 
+    /// This node writes the tree from now on: no active's index describes it any more, durably.
+    ///
+    /// # Errors
+    /// The disk of the agent's own directory.
+    pub fn forget(&mut self) -> Result<(), ApplyError> {
+        self.followed = Followed::default();
+        Self::forget_state(&self.config)
+    }
+
+    /// [`Self::forget`] of a tree that is not open.
+    ///
+    /// # Errors
+    /// The disk of the agent's own directory.
+    pub fn forget_state(config: &ApplyConfig) -> Result<(), ApplyError> {
+        let path = state_path(config);
+        if Followed::read(&path).is_ok_and(|followed| followed == Followed::default()) {
+            return Ok(());
+        }
+        create_dir_durably_blocking(&config.state_dir)?;
+        Followed::default().write(&path)
+    }
+
     /// Takes a message in; `body_bytes` is the length of its body. At the end of a batch: the answers, in order.
     ///
     /// # Errors

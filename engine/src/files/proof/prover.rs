@@ -138,7 +138,7 @@ impl Prover {
             TreeQuestion::Touched => {
                 for path in touched {
                     let looked = self.look(path)?.map(|found| Looked { found, content: None, below: None });
-                    packing.add(entry_of(path.as_bytes(), looked.as_ref()))?;
+                    packing.add(&entry_of(path.as_bytes(), looked.as_ref()))?;
                 }
                 Ok(None)
             }
@@ -151,7 +151,7 @@ impl Prover {
                         Ok(Some(looked)) => looked,
                         Err(Stop::Fault(fault)) => {
                             let name = Bytes::from(name);
-                            packing.add(TreeEntry { name, fault, ..TreeEntry::default() })?;
+                            packing.add(&TreeEntry { name, fault, ..TreeEntry::default() })?;
                             continue;
                         }
                         Err(stop) => return Err(stop),
@@ -159,7 +159,7 @@ impl Prover {
                     if let Some(hash) = looked.hash() {
                         hasher.add(&name, hash, looked.below);
                     }
-                    packing.add(entry_of(&name, Some(&looked)))?;
+                    packing.add(&entry_of(&name, Some(&looked)))?;
                 }
                 Ok(with_hashes.then(|| hasher.finish()))
             }
@@ -315,8 +315,8 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    fn add(&mut self, entry: TreeEntry) -> Result<(), Stop> {
-        pack_one(&entry, &mut self.list);
+    fn add(&mut self, entry: &TreeEntry) -> Result<(), Stop> {
+        pack_one(entry, &mut self.list);
         if self.list.len() < ENTRIES_BYTES {
             return Ok(());
         }

@@ -91,6 +91,8 @@ pub enum TreeState {
     Sending,
     /// The standby has everything.
     Level,
+    /// This node stands by: it takes what the active sends.
+    Following,
     /// Nothing is sent, for a reason with the remedy.
     Stopped(String),
 }
