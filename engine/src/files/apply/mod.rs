@@ -388,6 +388,10 @@ impl Applier {
             let done = placing.finish(self.config.sync_each_max);
             done.map_err(ApplyError::disk("syncing the tree"))?;
         }
+        if batch.failures.iter().any(|f| matches!(f.reason(), TreeReason::Disk | TreeReason::ReadOnly)) {
+            // One bad sector is a path's failure; a file system that takes nothing any more is the tree's.
+            fs::syncfs(self.root.fd()).map_err(ApplyError::disk("syncing the tree's file system"))?;
+        }
         batch.of.write(&state_path(&self.config))?;
         self.followed = batch.of;
         Ok(self.acks(&batch.failures))
