@@ -5,6 +5,7 @@
 
 use super::apply::{Applier, ApplyConfig, ApplyError, Followed};
 use super::disk::Disk;
+use super::kept::{Kept, keep_changes};
 use super::proof::{Placed, Prover, Remembered};
 use super::rules::Rules;
 use super::{TreePath, ship::Notices};
@@ -34,6 +35,10 @@ pub struct FollowConfig {
     pub apply: ApplyConfig,
     /// What belongs to it.
     pub rules: Rules,
+    /// The index of the time when this node was the active, if there is one.
+    pub old_index: std::path::PathBuf,
+    /// The most that is kept of what this node changed alone, bytes.
+    pub keep_bytes_max: u64,
 }
 
 /// What a tree's thread says.
@@ -245,6 +250,18 @@ impl Thread {
         }
     }
 
+    /// What this node changed as an active and its standby never had is kept before another active replaces it.
+    fn keep_changes(&self) -> std::io::Result<()> {
+        let (into, most) = (self.config.apply.state_dir.join("kept"), self.config.keep_bytes_max);
+        let (root, rules) = (&self.config.apply.root, &self.config.rules);
+        let kept = keep_changes(root, rules, &self.config.old_index, (&into, most))?;
+        if let Some((directory, Kept { entries, removed, bytes, left_out })) = kept {
+            let at = directory.display();
+            self.alarm(&format!("this node had {entries} changed and {removed} removed entries that the other node never had: {bytes} bytes of them are kept in {at} (manifest.txt names them), {left_out} files were beyond the limit"));
+        }
+        Ok(())
+    }
+
     fn alarm(&self, sentence: &str) {
         (self.notices)(true, format!("tree {}: {sentence}", self.config.name));
     }
@@ -252,6 +269,11 @@ impl Thread {
     /// Opens the tree if it is not open; a fault is told once.
     fn open(&mut self) {
         if self.applier.is_none() {
+            // Nothing may be replaced before.
+            if let Err(source) = self.keep_changes() {
+                let what = "keeping what this node changed in the tree alone";
+                return self.fault(&ApplyError::Disk { what, source });
+            }
             match Applier::open(self.config.apply.clone()) {
                 Ok(applier) => {
                     self.placed.done(applier.followed().batch);

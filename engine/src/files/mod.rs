@@ -12,6 +12,7 @@ pub mod disk;
 mod entry;
 pub mod follow;
 pub mod index;
+pub mod kept;
 mod path;
 pub mod plan;
 pub mod proof;

@@ -7,7 +7,7 @@
 use super::EngineConfig;
 use super::connection::Connection;
 use super::thread::{Input, Inputs};
-use super::trees::{tree_dir, tree_rules};
+use super::trees::{index_path, tree_dir, tree_rules};
 use crate::files::apply::{Applier, ApplyConfig, SYNC_EACH_MAX};
 use crate::files::follow::{FollowConfig, FollowNote, Follower};
 use crate::files::ship::{TreeConfig, TreeState as ShownState, TreeStatus};
@@ -50,7 +50,13 @@ impl FollowedTrees {
         let start = |tree: &TreeConfig| {
             let rules = tree_rules(config, tree).map_err(|error| error.to_string())?;
             let apply = ApplyConfig { untouchable: rules.databases().to_vec(), ..apply_config(config, tree) };
-            let follow = FollowConfig { name: tree.name.clone(), apply, rules };
+            let follow = FollowConfig {
+                name: tree.name.clone(),
+                apply,
+                rules,
+                old_index: index_path(config, tree),
+                keep_bytes_max: config.quarantine_max_bytes,
+            };
             Follower::start(follow, Arc::new(inputs.notices())).map_err(|error| error.to_string())
         };
         let trees = config.trees.iter().map(|tree| {

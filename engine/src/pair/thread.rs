@@ -251,7 +251,6 @@ impl DataThread {
                 self.become_idle("this node becomes standby").await;
                 self.epoch.raise(epoch);
                 self.boards.refuse();
-                super::trees::forget_indexes(&self.config);
                 let standby = Standby::open(&self.backend, &self.config, self.inputs.clone()).await;
                 self.role = Role::Standby(standby);
                 let _ = reply.send(Ok(()));

@@ -30,7 +30,7 @@ pub(super) fn tree_dir(config: &EngineConfig, tree: &TreeConfig) -> PathBuf {
     config.state_dir.join("tree").join(tree.name.as_str())
 }
 
-fn index_path(config: &EngineConfig, tree: &TreeConfig) -> PathBuf {
+pub(super) fn index_path(config: &EngineConfig, tree: &TreeConfig) -> PathBuf {
     tree_dir(config, tree).join("index.db")
 }
 

@@ -38,16 +38,15 @@ fn seen(root: &Path) -> Seen {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
-        let stat = fs::symlink_metadata(&path).expect("it was just listed");
+        let Ok(stat) = fs::symlink_metadata(&path) else { continue }; // removed since it was listed
         let mut links = 0;
         let content = if stat.is_file() {
             links = stat.nlink();
-            fs::read(&path).expect("a file")
+            fs::read(&path).unwrap_or_default()
         } else if stat.is_symlink() {
-            fs::read_link(&path).expect("a symlink").into_os_string().into_encoded_bytes()
+            fs::read_link(&path).unwrap_or_default().into_os_string().into_encoded_bytes()
         } else {
-            let entries =
-                fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("listing").path());
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
             left.extend(entries.filter(|path| {
                 !path.ends_with(".lockstep") && path.extension().is_none_or(|extension| extension != "tmp")
             }));
@@ -99,12 +98,20 @@ async fn files_are_on_the_standby_survive_a_takeover_and_come_back() {
     until_equal(&first, &second).await;
 
     first.become_idle().await;
+    fs::write(tree.join("alone"), "mine alone").unwrap();
     second.promote(epoch(2)).await.expect("the standby takes over");
     fs::write(root(&second).join("new"), "by the second").unwrap();
     fs::remove_dir_all(root(&second).join("b/deep")).unwrap();
     first.become_standby(epoch(2)).await.expect("the mirror opens");
     second.until_in_sync().await;
     until_equal(&second, &first).await;
+    let kept = first.directory().join("state/tree/uploads/kept/kept-1");
+    let manifest = fs::read_to_string(kept.join("manifest.txt")).expect("what only the first had is kept");
+    assert!(manifest.contains("file 1 alone 10 bytes"), "{manifest}");
+    assert_eq!(manifest.lines().count(), 1, "{manifest}");
+    assert_eq!(fs::read_to_string(kept.join("1")).unwrap(), "mine alone");
+    assert!(first.alarms().iter().any(|alarm| alarm.contains("kept-1")), "{:?}", first.alarms());
+    assert!(!tree.join("alone").exists());
     assert_eq!(fs::read_to_string(tree.join("new")).unwrap(), "by the second");
 }
 
