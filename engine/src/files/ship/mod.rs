@@ -41,4 +41,6 @@ pub struct TreeConfig {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! A tree's thread against the standby's applier, without a connection between them.
 
+use super::random::{Random, operate};
 use super::{DELETE_MAX_PERCENT, Shipper, TreeConfig, TreeState};
 use crate::files::apply::{Applier, ApplyConfig};
 use crate::files::rules::Rules;
@@ -152,4 +153,65 @@ fn what_is_there_and_what_comes_is_on_the_standby() {
     pair.equal();
     pair.until(&TreeState::Level);
     pair.stop();
+}
+
+/// Seeds of random runs: `LOCKSTEP_SEED` for one, else as many new ones.
+fn seeds(count: u64) -> Vec<u64> {
+    if let Ok(seed) = std::env::var("LOCKSTEP_SEED") {
+        return vec![seed.parse().expect("a number")];
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    (0..count).map(|at| now.as_nanos() as u64 % 1_000_000_007 + at).collect()
+}
+
+/// Random operations with pauses, reconnects and restarts of the active; equality after each stretch.
+fn random_run(seed: u64, stretches: u64) {
+    println!("LOCKSTEP_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut pair = Pair::new();
+    pair.connect();
+    for stretch in 0..stretches {
+        for _ in 0..random.below(150) {
+            operate(&pair.a(), &mut random);
+            if random.below(40) == 0 {
+                std::thread::sleep(Duration::from_millis(random.below(30)));
+            }
+        }
+        match random.below(4) {
+            0 => {
+                pair.disconnect();
+                operate(&pair.a(), &mut random);
+                pair.connect();
+            }
+            1 => {
+                pair.stop();
+                for _ in 0..random.below(20) {
+                    operate(&pair.a(), &mut random);
+                }
+                pair.start();
+                pair.connect();
+            }
+            _ => {}
+        }
+        println!("stretch {stretch}");
+        pair.equal();
+    }
+    pair.stop();
+}
+
+#[test]
+fn random_operations_with_reconnects_and_restarts_end_equal() {
+    for seed in seeds(2) {
+        random_run(seed, 8);
+    }
+}
+
+/// As many as `LOCKSTEP_RUNS` says.
+#[test]
+#[ignore = "minutes"]
+fn long_random_operations_with_reconnects_and_restarts_end_equal() {
+    let runs = std::env::var("LOCKSTEP_RUNS").map_or(20, |runs| runs.parse().expect("a number"));
+    for seed in seeds(runs) {
+        random_run(seed, 12);
+    }
 }
