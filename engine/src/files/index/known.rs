@@ -182,12 +182,7 @@ impl Known {
     /// Puts an entry at `path`, or changes what is known of the one there. None: its directory is not known.
     pub fn set(&mut self, path: &TreePath, seen: Seen) -> Option<NodeId> {
         if let Some(id) = self.find(path) {
-            let node = self.nodes.get_mut(&id)?;
-            let old = std::mem::replace(&mut node.seen, seen.clone());
-            if old.id != seen.id {
-                self.forget_file(old.id, id);
-                self.files.entry(seen.id).or_default().push(id);
-            }
+            self.set_seen(id, seen);
             return Some(id);
         }
         let parent = match path.parent() {
@@ -197,6 +192,18 @@ impl Known {
         let id = if path.is_root() { ROOT } else { NodeId(self.last.max(ROOT.0) + 1) };
         self.insert(id, parent, path.name().unwrap_or_default(), seen);
         Some(id)
+    }
+
+    /// Changes what is known of a node. False: there is no such node any more.
+    pub fn set_seen(&mut self, id: NodeId, seen: Seen) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let (old, new) = (node.seen.id, seen.id);
+        node.seen = seen;
+        if old != new {
+            self.forget_file(old, id);
+            self.files.entry(new).or_default().push(id);
+        }
+        true
     }
 
     /// Puts a node as the store remembers it; its parent may come later.

@@ -64,8 +64,15 @@ pub enum Change {
         name: Box<[u8]>,
         /// What is known of it.
         seen: Box<Seen>,
-        /// The hashes of its blocks; None: those that were known stay.
-        blocks: Option<Vec<BlockHash>>,
+    },
+    /// A file that is known has this content now; its place stays what it is.
+    Content {
+        /// Its number.
+        id: NodeId,
+        /// What is known of it.
+        seen: Box<Seen>,
+        /// The hashes of its blocks.
+        blocks: Vec<BlockHash>,
     },
     /// It is gone, and all below it.
     Gone(NodeId),
@@ -308,7 +315,7 @@ impl Store {
 
 fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
-        Change::Set { id, parent, name, seen, blocks } => {
+        Change::Set { id, parent, name, seen } => {
             db.prepare_cached("DELETE FROM entry WHERE parent = ?1 AND name = ?2 AND id <> ?3")?
                 .execute(params![parent.0 as i64, name, id.0 as i64])?;
             db.prepare_cached(
@@ -334,16 +341,8 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
                 seen.links,
                 seen.content.map(|hash| hash.0.to_vec()),
             ])?;
-            if let Some(blocks) = blocks {
-                let bytes: Vec<u8> = blocks.iter().flat_map(|hash| hash.0).collect();
-                if bytes.is_empty() {
-                    db.prepare_cached("DELETE FROM blocks WHERE id = ?1")?.execute([id.0 as i64])?;
-                } else {
-                    db.prepare_cached("INSERT OR REPLACE INTO blocks VALUES (?1, ?2)")?
-                        .execute(params![id.0 as i64, bytes])?;
-                }
-            }
         }
+        Change::Content { id, seen, blocks } => content(db, *id, seen, blocks)?,
         Change::Gone(id) => {
             const BELOW: &str = "WITH RECURSIVE below(id) AS (VALUES (?1) UNION SELECT entry.id FROM entry
                 JOIN below ON entry.parent = below.id WHERE entry.id <> 1)";
@@ -363,6 +362,39 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
                 name
             ])?;
         }
+    }
+    Ok(())
+}
+
+fn content(db: &Connection, id: NodeId, seen: &Seen, blocks: &[BlockHash]) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE entry SET kind=?2, mode=?3, user=?4, grp=?5, mtime_s=?6, mtime_ns=?7, rest=?8, size=?9, inode=?10,
+         born_s=?11, born_ns=?12, ctime_s=?13, ctime_ns=?14, links=?15, content=?16 WHERE id = ?1",
+    )?
+    .execute(params![
+        id.0 as i64,
+        i32::from(seen.kind),
+        seen.mode,
+        seen.user,
+        seen.group,
+        seen.mtime.s,
+        seen.mtime.ns,
+        seen.rest as i64,
+        seen.size as i64,
+        seen.id.inode as i64,
+        seen.id.born.map(|born| born.s),
+        seen.id.born.map(|born| born.ns),
+        seen.ctime.s,
+        seen.ctime.ns,
+        seen.links,
+        seen.content.map(|hash| hash.0.to_vec()),
+    ])?;
+    if blocks.is_empty() {
+        db.prepare_cached("DELETE FROM blocks WHERE id = ?1")?.execute([id.0 as i64])?;
+    } else {
+        let bytes: Vec<u8> = blocks.iter().flat_map(|hash| hash.0).collect();
+        db.prepare_cached("INSERT OR REPLACE INTO blocks VALUES (?1, ?2)")?
+            .execute(params![id.0 as i64, bytes])?;
     }
     Ok(())
 }

@@ -42,6 +42,10 @@ pub struct Step {
     pub op: Op,
     /// With what.
     pub path: TreePath,
+    /// What is known of it; later steps may give it another place.
+    pub node: Option<NodeId>,
+    /// The node that a link is another name of.
+    pub from_node: Option<NodeId>,
     /// What the standby has at the path it takes from.
     pub expected: Option<TreeExpected>,
     /// What is known once it is done; of `Content` whoever reads the file knows it.
@@ -57,6 +61,8 @@ pub struct Plan {
     pub below: Vec<TreePath>,
     /// Look at these once more when this is sent.
     pub again: Vec<TreePath>,
+    /// Doubts that are none any more.
+    pub settled: Vec<TreePath>,
     /// How many entries the removals take.
     pub removed: usize,
 }
@@ -70,7 +76,8 @@ pub fn plan(known: &mut Known, facts: &Facts, doubts: &HashSet<TreePath>) -> Pla
         doubts,
         state: HashMap::new(),
         moved: HashSet::new(),
-        read: HashSet::new(),
+        read: HashMap::new(),
+        linked: HashSet::new(),
         late: Vec::new(),
         out: Plan::default(),
     };
@@ -101,7 +108,9 @@ struct Planner<'a> {
     /// Renamed in this round.
     moved: HashSet<NodeId>,
     /// Files that are read in this round: what the standby has of them changes.
-    read: HashSet<TreePath>,
+    read: HashMap<FileId, NodeId>,
+    /// Nodes that are made names of such a file.
+    linked: HashSet<NodeId>,
     /// Directories whose metadata comes last.
     late: Vec<TreePath>,
     out: Plan,
@@ -109,10 +118,23 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn step(&mut self, op: Op, path: &TreePath, expected: Option<TreeExpected>, changes: Vec<Change>) {
+        let node = self.known.find(path);
         if matches!(op, Op::Content { .. }) {
-            self.read.insert(path.clone());
+            self.read.extend(node.and_then(|id| Some((self.known.seen(id)?.id, id))));
         }
-        self.out.steps.push(Step { op, path: path.clone(), expected, changes });
+        let from_node = match &op {
+            Op::Link(from) => self.known.find(from),
+            _ => None,
+        };
+        if from_node.is_some() {
+            self.linked.extend(node);
+        }
+        self.out.steps.push(Step { op, path: path.clone(), node, from_node, expected, changes });
+    }
+
+    /// What the standby has of it, unless a step before changes that.
+    fn expected(&self, seen: &Seen) -> Option<TreeExpected> {
+        (!self.read.contains_key(&seen.id)).then(|| seen.expected())
     }
 
     /// Sees to it that the right entry is at `path`.
@@ -212,7 +234,7 @@ impl Planner<'_> {
     fn rename(&mut self, path: &TreePath, from: &TreePath, found: &Found) {
         let Some(id) = self.known.find(from) else { return self.create(path, found) };
         let mut changes = self.replace(path);
-        let expected = self.known.seen(id).map(Seen::expected);
+        let expected = self.known.seen(id).and_then(|seen| self.expected(seen));
         if !self.known.rename(id, path) {
             return self.create(path, found);
         }
@@ -225,7 +247,7 @@ impl Planner<'_> {
         let (Some(id), Some(other)) = (self.known.find(from), self.known.find(path)) else {
             return self.create(path, found);
         };
-        let expected = self.known.seen(id).map(Seen::expected);
+        let expected = self.known.seen(id).and_then(|seen| self.expected(seen));
         self.known.exchange(id, other);
         self.moved.insert(other);
         let changes = self.moved_to(id).into_iter().chain(self.moved_to(other)).collect();
@@ -260,7 +282,7 @@ impl Planner<'_> {
         let mut changes = self.replace(path);
         let Some(seen) = self.known.at(from).cloned() else { return self.create(path, found) };
         // A file whose content is on its way has no time yet that could be expected.
-        let expected = (!self.read.contains(from)).then(|| seen.expected());
+        let expected = self.expected(&seen);
         changes.extend(self.set(path, seen));
         self.step(Op::Link(from.clone()), path, expected, changes);
     }
@@ -268,7 +290,7 @@ impl Planner<'_> {
     /// Remembers what is at `path`.
     fn set(&mut self, path: &TreePath, seen: Seen) -> Option<Change> {
         let id = self.known.set(path, seen)?;
-        change_of(self.known, id, None)
+        change_of(self.known, id)
     }
 
     fn create(&mut self, path: &TreePath, found: &Found) {
@@ -290,7 +312,7 @@ impl Planner<'_> {
             }
             (TreeKind::File, None) => {
                 let nothing = Seen { size: 0, mtime: Default::default(), ..Seen::of(found, None) };
-                self.known.set(path, nothing);
+                changes.extend(self.set(path, nothing));
                 self.step(Op::Content { always: true }, path, None, changes);
             }
             (TreeKind::Directory, Some(old)) => {
@@ -323,6 +345,16 @@ impl Planner<'_> {
         let Some(seen) = self.known.seen(id) else { return };
         match found.kind {
             TreeKind::File => {
+                if let Some(reader) = self.read.get(&found.id).copied() {
+                    // It is read by another name, and this one must become a name of what is made of that.
+                    if let Some(from) = self.known.path(reader)
+                        && reader != id
+                        && !self.linked.contains(&id)
+                    {
+                        self.step(Op::Link(from), path, None, Vec::new());
+                    }
+                    return;
+                }
                 let moved = self.moved.contains(&id);
                 let doubt = self.facts.get(path).is_some_and(|look| look.content);
                 if !content_may_differ(seen, found, doubt, moved) {
@@ -364,9 +396,16 @@ impl Planner<'_> {
         if seen.same_meta(found) {
             return self.note(path, found);
         }
-        let content = seen.content;
+        let (content, before) = (seen.content, seen.clone());
         let mut changes: Vec<_> = self.set(path, Seen::of(found, content)).into_iter().collect();
         for name in self.names_still_there(path, found.id) {
+            // Only what was the same file on the standby has that metadata too.
+            let same = self.known.at(&name).is_some_and(|seen| {
+                seen.content == content && seen.size == before.size && seen.mtime == before.mtime
+            });
+            if !same {
+                continue;
+            }
             changes.extend(self.set(&name, Seen::of(found, content)));
         }
         self.step(Op::Meta, path, None, changes);
@@ -384,7 +423,13 @@ impl Planner<'_> {
     fn remove(&mut self, path: &TreePath) {
         let Some(id) = self.known.find(path) else {
             if self.doubts.contains(path) && !path.is_root() {
-                self.step(Op::Remove, path, None, Vec::new());
+                let parent = path.parent().and_then(|parent| self.known.at(&parent));
+                if parent.is_some_and(|parent| parent.kind == TreeKind::Directory) {
+                    self.step(Op::Remove, path, None, Vec::new());
+                } else {
+                    // Whatever was there is gone with its directory.
+                    self.out.settled.push(path.clone());
+                }
             }
             return;
         };
@@ -406,13 +451,9 @@ impl Planner<'_> {
 }
 
 /// What the store has to remember of a node.
-pub(crate) fn change_of(
-    known: &Known,
-    id: NodeId,
-    blocks: Option<Vec<crate::files::BlockHash>>,
-) -> Option<Change> {
+pub(crate) fn change_of(known: &Known, id: NodeId) -> Option<Change> {
     let (parent, name) = known.place(id)?;
-    Some(Change::Set { id, parent, name: name.into(), seen: Box::new(known.seen(id)?.clone()), blocks })
+    Some(Change::Set { id, parent, name: name.into(), seen: Box::new(known.seen(id)?.clone()) })
 }
 
 fn content_may_differ(seen: &Seen, found: &Found, doubt: bool, moved: bool) -> bool {

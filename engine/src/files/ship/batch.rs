@@ -166,7 +166,7 @@ impl Session {
             self.done.iter().rev().chain(self.flights.iter().rev().flat_map(|f| f.done.iter().rev()));
         let mut changes = flying.flat_map(|done| done.changes.iter().rev());
         changes.find_map(|change| match change {
-            Change::Set { id: of, blocks: Some(blocks), .. } if *of == id => Some(blocks.clone()),
+            Change::Content { id: of, blocks, .. } if *of == id => Some(blocks.clone()),
             _ => None,
         })
     }

@@ -5,8 +5,9 @@ use super::read::{Base, Read, read};
 use super::thread::Tree;
 use crate::files::TreePath;
 use crate::files::disk::{Disk, Found};
-use crate::files::index::{Change, Seen};
-use crate::files::plan::{Facts, Op, Step, WHOLE_MAX_BYTES, change_of};
+use crate::files::index::{Change, NodeId, Seen};
+use crate::files::plan::{Facts, Op, Step, WHOLE_MAX_BYTES};
+use crate::files::{BlockHash, ContentHash};
 use bytes::Bytes;
 use lockstep_wire::{TreeOp, TreeOpKind};
 use std::time::Instant;
@@ -18,6 +19,7 @@ fn bytes_of(path: &TreePath) -> Bytes {
 impl Tree {
     /// Does all steps in order, and ends the batch.
     pub(super) fn carry_out(&mut self, disk: &Disk, facts: &Facts, steps: Vec<Step>) -> Result<(), Stop> {
+        self.unread.clear();
         for step in steps {
             if let Op::Content { always } = step.op {
                 self.content(disk, &step, always)?;
@@ -29,7 +31,7 @@ impl Tree {
     }
 
     fn other(&mut self, facts: &Facts, step: Step) -> Result<(), Stop> {
-        let Step { op, path, expected, mut changes } = step;
+        let Step { op, path, node, from_node, expected, mut changes } = step;
         let found = facts.found(&path);
         let (kind, from) = match op {
             Op::Note => {
@@ -44,13 +46,19 @@ impl Tree {
             Op::Exchange(from) => (TreeOpKind::Exchange, Some(from)),
             Op::Link(from) => {
                 // As it is known now, after the file was read.
-                let Some(seen) = self.known.at(&from).cloned() else {
-                    self.look_again(&path, std::time::Duration::ZERO);
+                let read = from_node.filter(|from| !self.unread.contains(from));
+                let seen = read.and_then(|from| self.known.seen(from)).cloned();
+                let (Some(seen), Some(node)) = (seen, node) else {
+                    if let Some(node) = node {
+                        self.known.remove(node);
+                    }
+                    self.doubts.insert(path.clone());
+                    self.look_again(&path, std::time::Duration::ZERO, false);
                     return Ok(());
                 };
-                let id = self.known.set(&path, seen);
-                changes.retain(|change| matches!(change, Change::Gone(_)));
-                changes.extend(id.and_then(|id| change_of(&self.known, id, None)));
+                let blocks = self.blocks_of(from_node)?;
+                self.known.set_seen(node, seen.clone());
+                changes.push(Change::Content { id: node, seen: Box::new(seen), blocks });
                 (TreeOpKind::Link, Some(from))
             }
             Op::Content { .. } => return Ok(()),
@@ -81,17 +89,11 @@ impl Tree {
 
     fn content(&mut self, disk: &Disk, step: &Step, always: bool) -> Result<(), Stop> {
         let path = &step.path;
-        let Some(id) = self.known.find(path) else { return Ok(()) };
-        let Some(seen) = self.known.seen(id).cloned() else { return Ok(()) };
-        let on_standby = seen.mtime != Default::default() || seen.content.is_some() || !always;
-        let blocks = match self.flying_blocks(id) {
-            Some(blocks) => blocks,
-            None if seen.size > WHOLE_MAX_BYTES => {
-                let (_, store) = self.lines()?;
-                store.blocks(id)?.unwrap_or_default()
-            }
-            None => Vec::new(),
+        let Some((id, seen)) = step.node.and_then(|id| Some((id, self.known.seen(id)?.clone()))) else {
+            return Ok(());
         };
+        let on_standby = seen.mtime != Default::default() || seen.content.is_some() || !always;
+        let blocks = self.blocks_of(Some(id))?;
         let base = Base {
             blocks: if on_standby { blocks } else { Vec::new() },
             size: seen.size,
@@ -101,28 +103,34 @@ impl Tree {
         let began = Instant::now();
         let result = {
             let (session, store) = self.lines()?;
-            read(disk, path, (&base, always), session, store)?
+            read(disk, (path, seen.id), (&base, always), session, store)?
         };
         let took = began.elapsed();
         match result {
             Read::Absent => {
+                self.unread.insert(id);
                 // Of a file that the standby does not have nothing is known any more.
                 if !on_standby {
                     self.known.remove(id);
+                    // It may have something else there that this was to replace.
+                    self.doubts.insert(path.clone());
                 }
-                self.look_again(path, std::time::Duration::ZERO);
+                self.look_again(path, std::time::Duration::ZERO, false);
                 Ok(())
             }
             Read::Failed(error) => {
+                self.unread.insert(id);
                 if !on_standby {
                     self.known.remove(id);
+                    // It may have something else there that this was to replace.
+                    self.doubts.insert(path.clone());
                 }
                 self.hold(path, &format!("it cannot be read: {error}"), Instant::now());
                 Ok(())
             }
             Read::Done { found, content, blocks, sent, changed } => {
                 if changed {
-                    self.look_again(path, took);
+                    self.look_again(path, took, true);
                 } else if took > std::time::Duration::from_millis(50) {
                     self.resting.insert(path.clone(), Instant::now() + took * 10);
                 }
@@ -140,22 +148,23 @@ impl Tree {
         &mut self,
         step: &Step,
         found: &Found,
-        (content, blocks): (crate::files::ContentHash, Vec<crate::files::BlockHash>),
+        (content, blocks): (ContentHash, Vec<BlockHash>),
         sent: bool,
     ) -> Result<(), Stop> {
         let path = &step.path;
-        let meta_differs = self.known.at(path).is_some_and(|seen| !seen.same_meta(found));
+        let Some(id) = step.node else { return Ok(()) };
+        let meta_differs = self.known.seen(id).is_some_and(|seen| !seen.same_meta(found));
         let now = Seen::of(found, Some(content));
         let mut changes = step.changes.clone();
-        let id = self.known.set(path, now.clone());
-        changes.extend(id.and_then(|id| change_of(&self.known, id, Some(blocks.clone()))));
-        if !sent {
-            let others: Vec<_> =
-                self.known.names(found.id).iter().filter_map(|id| self.known.path(*id)).collect();
-            for other in others.iter().filter(|other| *other != path) {
-                let id = self.known.set(other, now.clone());
-                changes.extend(id.and_then(|id| change_of(&self.known, id, Some(blocks.clone()))));
-            }
+        // Names that were the same file on the standby stay that.
+        let same = |other: &NodeId| self.known.seen(*other).is_some_and(|seen| seen.content == Some(content));
+        let others: Vec<NodeId> = match sent {
+            true => Vec::new(),
+            false => self.known.names(found.id).iter().filter(|other| same(other)).copied().collect(),
+        };
+        for id in std::iter::once(id).chain(others.into_iter().filter(|other| *other != id)) {
+            self.known.set_seen(id, now.clone());
+            changes.push(Change::Content { id, seen: Box::new(now.clone()), blocks: blocks.clone() });
         }
         let silent = !sent && !meta_differs;
         if !sent && meta_differs {
@@ -171,8 +180,18 @@ impl Tree {
         self.done(Done { path: path.clone(), from: None, changes, silent })
     }
 
-    /// Block hashes of a file that is on its way.
-    fn flying_blocks(&self, id: crate::files::index::NodeId) -> Option<Vec<crate::files::BlockHash>> {
-        self.session.as_ref()?.flying_blocks(id)
+    /// Block hashes of a large file, as the standby has it or will have it.
+    fn blocks_of(&mut self, id: Option<NodeId>) -> Result<Vec<BlockHash>, Stop> {
+        let Some((id, seen)) = id.and_then(|id| Some((id, self.known.seen(id)?))) else {
+            return Ok(Vec::new());
+        };
+        if seen.size <= WHOLE_MAX_BYTES {
+            return Ok(Vec::new());
+        }
+        let (session, store) = self.lines()?;
+        match session.flying_blocks(id) {
+            Some(blocks) => Ok(blocks),
+            None => Ok(store.blocks(id)?.unwrap_or_default()),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads a file and sends what of it the standby lacks: whole if it is small, else the blocks that differ.
 
 use super::batch::{Session, Stop};
-use crate::files::disk::{Disk, Found, look_at};
+use crate::files::disk::{Disk, FileId, Found, look_at};
 use crate::files::index::Store;
 use crate::files::plan::WHOLE_MAX_BYTES;
 use crate::files::{BLOCK_BYTES, BlockHash, ContentHash, TreePath, content_of_blocks};
@@ -47,23 +47,23 @@ pub(super) enum Read {
         /// It changed while it was read.
         changed: bool,
     },
-    /// There is no file any more.
+    /// That file is not there any more.
     Absent,
     /// It cannot be read.
     Failed(io::Error),
 }
 
-/// Reads `path` and sends what differs from `base`; with `always` also when nothing does.
+/// Reads `path`, if the file `id` is still there, and sends what differs from `base`; with `always` also when nothing does.
 pub(super) fn read(
     disk: &Disk,
-    path: &TreePath,
+    (path, id): (&TreePath, FileId),
     (base, always): (&Base, bool),
     session: &mut Session,
     store: &mut Store,
 ) -> Result<Read, Stop> {
     let (file, found) = match disk.file(path) {
-        Ok(Some(opened)) => opened,
-        Ok(None) => return Ok(Read::Absent),
+        Ok(Some(opened)) if opened.1.id == id => opened,
+        Ok(_) => return Ok(Read::Absent),
         Err(error) => return Ok(Read::Failed(error)),
     };
     let mut reader = Reader { path, base, always, found: &found, session, store, sent: false };

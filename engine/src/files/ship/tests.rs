@@ -199,13 +199,6 @@ fn random_run(seed: u64, stretches: u64) {
     pair.stop();
 }
 
-#[test]
-fn random_operations_with_reconnects_and_restarts_end_equal() {
-    for seed in seeds(2) {
-        random_run(seed, 8);
-    }
-}
-
 /// As many as `LOCKSTEP_RUNS` says.
 #[test]
 #[ignore = "minutes"]

@@ -8,7 +8,7 @@ use super::stuck::Stuck;
 use super::{TreeConfig, brake};
 use crate::files::TreePath;
 use crate::files::disk::Disk;
-use crate::files::index::{Change, Known, Seen, Store, StoreError};
+use crate::files::index::{Change, Known, NodeId, Seen, Store, StoreError};
 use crate::files::plan::{Facts, Plan, plan};
 use crate::files::rules::Rules;
 use crate::files::watch::{Mark, Watch};
@@ -34,6 +34,9 @@ const READ_REST: u32 = 10;
 /// Reading for less than this is no burden.
 const READ_FREE: Duration = Duration::from_millis(50);
 
+/// The status is renewed so often while there is work.
+const SHOW_EVERY: Duration = Duration::from_millis(20);
+
 /// A file that vanished or changed while it was read is looked at again after this.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -58,9 +61,14 @@ pub(super) struct Tree {
     scan: BTreeSet<TreePath>,
     /// Found to be gone by listings, which are not over.
     vanished: Vec<TreePath>,
+    /// When the oldest mark of this round was set: what the round leaves for later is as old.
+    round_first: Instant,
+    shown: Instant,
     stuck: Stuck,
     /// Large files that must not be read before.
     pub(super) resting: BTreeMap<TreePath, Instant>,
+    /// Files that this round could not read.
+    pub(super) unread: HashSet<NodeId>,
     barriers: Vec<Barrier>,
     sweep: (Instant, Instant),
     brake: brake::Brake,
@@ -117,8 +125,11 @@ impl Tree {
             introduce: false,
             scan: BTreeSet::new(),
             vanished: Vec::new(),
+            round_first: now,
+            shown: now,
             stuck: Stuck::default(),
             resting: BTreeMap::new(),
+            unread: HashSet::new(),
             barriers: Vec::new(),
             sweep: (now + SWEEP_EVERY, now),
             brake,
@@ -150,7 +161,7 @@ impl Tree {
             let worked = if self.may_send() { self.round() } else { Ok(false) };
             let worked = self.settle(worked).unwrap_or(false);
             self.judge_barriers();
-            self.show();
+            self.show(worked);
             if !worked {
                 self.wait();
             }
@@ -308,7 +319,7 @@ impl Tree {
         self.known = self.reconcile.take().map(|reconcile| reconcile.known).unwrap_or_default();
         let all = self.known.below(crate::files::index::ROOT);
         let changes: Vec<Change> =
-            all.into_iter().filter_map(|id| crate::files::plan::change_of(&self.known, id, None)).collect();
+            all.into_iter().filter_map(|id| crate::files::plan::change_of(&self.known, id)).collect();
         if let Some(store) = &mut self.store {
             store.answered(0, &changes, &[], &[])?;
         }
@@ -392,6 +403,7 @@ impl Tree {
     fn failed(&mut self, path: &TreePath, failure: &TreeFailure) {
         let now = Instant::now();
         let reason = reason_of(failure);
+        tracing::debug!(tree = %self.config.name, %path, op = ?failure.op(), reason, "refused by the standby");
         self.doubt(path);
         if failure.reason() == TreeReason::Missing
             && let Some(parent) = path.parent().filter(|parent| !parent.is_root())
@@ -483,6 +495,10 @@ impl Tree {
         let now = Instant::now();
         let marks = self.shared.lock().dirty.take_due(now, ROUND_LOOKS);
         let scanned = !self.scan.is_empty();
+        if !scanned && self.vanished.is_empty() {
+            self.round_first = now;
+        }
+        self.round_first = marks.iter().map(|(_, mark)| mark.first).fold(self.round_first, Instant::min);
         if marks.is_empty() && !scanned && self.vanished.is_empty() {
             if self.introduce
                 && let (Some(session), Some(store)) = (&mut self.session, &mut self.store)
@@ -556,11 +572,15 @@ impl Tree {
             self.mark_everything();
             return Ok(());
         }
-        let Plan { steps, below, again, .. } = plan(&mut self.known, facts, &self.doubts);
+        let Plan { steps, below, again, settled, .. } = plan(&mut self.known, facts, &self.doubts);
+        for path in settled {
+            self.doubts.remove(&path);
+            self.stuck.clear(&path);
+        }
         self.scan.extend(below);
         let now = Instant::now();
         for path in again {
-            let mark = Mark { first: now, due: now, below: false, content: true };
+            let mark = Mark { first: self.round_first, due: now, below: false, content: true };
             self.shared.lock().dirty.retry(path, mark);
         }
         self.carry_out(disk, facts, steps)
@@ -589,13 +609,15 @@ impl Tree {
         }
     }
 
-    pub(super) fn look_again(&mut self, path: &TreePath, took: Duration) {
+    /// Looks at a path again that changed while it was looked at; `sent`: what was there before is on its way.
+    pub(super) fn look_again(&mut self, path: &TreePath, took: Duration, sent: bool) {
         let now = Instant::now();
+        let first = if sent { now } else { self.round_first };
         let rest = if took > READ_FREE { took * READ_REST } else { AGAIN };
         if took > READ_FREE {
             self.resting.insert(path.clone(), now + rest);
         }
-        let mark = Mark { first: now, due: now + rest, below: false, content: true };
+        let mark = Mark { first, due: now + rest, below: false, content: true };
         self.shared.lock().dirty.retry(path.clone(), mark);
     }
 
@@ -624,13 +646,13 @@ impl Tree {
         if self.barriers.is_empty() {
             return;
         }
-        let (seen, next_due) = {
+        let (seen, oldest) = {
             let mut shared = self.shared.lock();
             let seen = shared.cookie;
-            if self.barriers.iter().any(|barrier| barrier.cookie.is_some_and(|cookie| cookie <= seen)) {
+            if self.barriers.iter().any(|barrier| barrier.cookie.is_none_or(|cookie| cookie <= seen)) {
                 shared.dirty.hurry(Instant::now());
             }
-            (seen, shared.dirty.next_due())
+            (seen, shared.dirty.oldest())
         };
         let busy = !self.scan.is_empty() || !self.vanished.is_empty() || self.introduce;
         let (last, acked) = match (&self.session, &self.store) {
@@ -645,7 +667,7 @@ impl Tree {
                 (barrier.cookie, barrier.since) = (None, now);
             }
             if barrier.cookie.is_none() && barrier.batch.is_none() && !busy {
-                let sent = next_due.is_none_or(|due| due > barrier.since);
+                let sent = oldest.is_none_or(|first| first > barrier.since);
                 barrier.batch = sent.then_some(last);
             }
             if stopped {
@@ -677,8 +699,12 @@ impl Tree {
         drop(self.shared.wake.wait_timeout(state, wait));
     }
 
-    fn show(&mut self) {
+    fn show(&mut self, working: bool) {
         let now = Instant::now();
+        if working && now.duration_since(self.shown) < SHOW_EVERY {
+            return;
+        }
+        self.shown = now;
         let flying: usize =
             self.session.as_ref().map_or(0, |session| session.flights.iter().map(|f| f.done.len()).sum());
         let flying_since = self.session.as_ref().and_then(|session| session.flights.front()).map(|f| f.since);

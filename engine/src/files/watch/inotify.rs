@@ -60,6 +60,8 @@ pub(super) struct Watcher {
     hidden: i32,
     /// First halves of renames of directories: cookie, watch, when.
     moving: Vec<(u32, i32, Instant, TreePath)>,
+    /// Directories whose name another one took: two that changed places are told one after the other.
+    displaced: HashMap<(i32, Vec<u8>), i32>,
     /// Look at everything at this time.
     relist: Option<Instant>,
     /// No watch could be had for some directory.
@@ -85,6 +87,7 @@ impl Watcher {
             root: -1,
             hidden: -1,
             moving: Vec::new(),
+            displaced: HashMap::new(),
             relist: None,
             short: None,
         };
@@ -216,11 +219,14 @@ impl Watcher {
     fn directory_event(&mut self, dirty: &mut Dirty, parent: &TreePath, event: &Seen, now: Instant) {
         let Ok(path) = parent.join(&event.name) else { return };
         if event.flags.contains(ReadFlags::MOVED_FROM) {
-            if let Some(watch) = self.detach(event.watch, &event.name) {
+            let displaced = self.displaced.remove(&(event.watch, event.name.clone()));
+            if let Some(watch) = displaced.or_else(|| self.detach(event.watch, &event.name)) {
                 self.moving.push((event.cookie, watch, now, path));
             }
         } else if event.flags.contains(ReadFlags::MOVED_TO) {
-            self.detach(event.watch, &event.name);
+            if let Some(watch) = self.detach(event.watch, &event.name) {
+                self.displaced.insert((event.watch, event.name.clone()), watch);
+            }
             let known = self.moving.iter().position(|(cookie, ..)| *cookie == event.cookie);
             if let Some(at) = known {
                 let (_, watch, _, from) = self.moving.remove(at);
@@ -244,6 +250,7 @@ impl Watcher {
         let before: Vec<i32> = self.directories.keys().copied().collect();
         self.directories.clear();
         self.moving.clear();
+        self.displaced.clear();
         if self.watch_root().is_err() {
             self.job.listener.root_lost();
             return;
@@ -336,6 +343,7 @@ impl Watcher {
     }
 
     fn forget(&mut self, watch: i32) {
+        self.displaced.retain(|_, displaced| *displaced != watch);
         if let Some(known) = self.directories.remove(&watch)
             && let Some(parent) = self.directories.get_mut(&known.parent)
             && parent.children.get(&known.name) == Some(&watch)

@@ -152,6 +152,25 @@ fn nothing_that_happens_in_new_or_renamed_directories_is_missed() {
 }
 
 #[test]
+fn directories_that_change_places_are_told_under_their_new_names() {
+    for source in sources() {
+        let story = Story::begin(source, |root| {
+            std::fs::create_dir_all(root.join("a/x")).unwrap();
+            std::fs::create_dir_all(root.join("b/y")).unwrap();
+        });
+        let root = &story.root;
+        let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+        rustix::fs::renameat_with(cwd, root.join("a"), cwd, root.join("b"), flags).unwrap();
+        let marks = story.marks();
+        assert!(has(&marks, "a") && has(&marks, "b"), "{source:?} {marks:?}");
+        for file in ["a/y/f", "b/x/g"] {
+            std::fs::write(root.join(file), "1").unwrap();
+            assert!(has(&story.marks(), file), "{source:?} {file}");
+        }
+    }
+}
+
+#[test]
 fn directories_that_come_from_outside_and_go_there_are_followed_and_let_go() {
     for source in sources() {
         let story = Story::begin(source, |_| ());
