@@ -150,6 +150,16 @@ impl Cursor {
         index.last_frame.0 == 0 && !self.lost && (!self.begun || self.ended || self.opening)
     }
 
+    /// This header, found while the wal-index shows no frame, is of a generation after the cursor's place. A
+    /// writer that resets the WAL shows that first and writes the header then: in between it is the old one.
+    pub(super) fn is_next(&self, header: &WalHeader, index: &WalIndex) -> bool {
+        let is_known = self.begun
+            && header.salts == self.point.salts
+            && (!self.opening || header.chain == self.point.chain);
+        let is_before_reset = index.salts.0[0] == header.salts.0[0].wrapping_add(1);
+        !is_known && (header.salts == index.salts || !is_before_reset)
+    }
+
     /// As [`Self::enter`], for a generation that no wal-index shows yet.
     pub(super) fn open(&mut self, header: &WalHeader) -> Option<WalPoint> {
         let previous = self.enter(header);
@@ -288,6 +298,24 @@ mod tests {
         assert_eq!(cursor.next(&index(2, 4)), Next::Switch, "another header");
         let expected = Position { generation: WalGeneration(9), frame: FrameNo(4) };
         assert_eq!(cursor.position_at(&index(2, 4)), expected);
+    }
+
+    #[test]
+    fn the_header_that_a_reset_has_left_in_the_file_opens_nothing() {
+        let header = |salt, sequence| {
+            WalHeader::new(crate::wal::ChecksumOrder::NATIVE, 4096, sequence, Salts([salt, salt]))
+        };
+        let empty = index(2, 0);
+        let nowhere = Cursor::before(WalGeneration(1), Seen::default());
+        assert!(!nowhere.is_next(&header(1, 1), &empty), "the writer has not written its own yet");
+        assert!(nowhere.is_next(&header(2, 1), &empty));
+        assert!(nowhere.is_next(&header(77, 1), &empty), "a fresh writer's are random");
+        let mut cursor = at(1, 10);
+        cursor.observe(&index(9, 0), Seen::of(&index(1, 10)));
+        assert!(!cursor.is_next(&header(1, 1), &index(9, 0)), "that one is taken");
+        cursor.open(&header(2, 1));
+        assert!(!cursor.is_next(&header(2, 1), &empty), "that one is open");
+        assert!(cursor.is_next(&header(2, 2), &empty), "the next writer's has another sequence");
     }
 
     #[test]

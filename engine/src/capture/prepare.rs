@@ -80,14 +80,17 @@ impl Follower {
                 return Ok(run);
             }
             if self.take_back_overwritten(index)? {
-                return self.read_run(&header, (point.position.frame, point.chain), mark);
+                let run = self.read_run(&header, (point.position.frame, point.chain), mark)?;
+                if run.is_some() {
+                    return Ok(run);
+                }
             }
         }
         if !self.cursor.may_open(index) {
             return Ok(None);
         }
         let Ok(header) = self.files.wal_header()? else { return Ok(None) };
-        if header.salts.packed() != mark.salts || !self.is_new(&header, index) {
+        if header.salts.packed() != mark.salts || !self.cursor.is_next(&header, index) {
             return Ok(None);
         }
         let run = self.read_run(&header, (FrameNo(0), header.chain), mark)?;
@@ -108,19 +111,6 @@ impl Follower {
             self.header = self.files.wal_header()?.ok().filter(|header| header.salts == point.salts);
         }
         Ok(self.header)
-    }
-
-    /// This header, found while the wal-index shows no frame, is of a generation after the cursor's place. A
-    /// writer that resets the WAL shows that first and writes the header then: in between it is the old one.
-    fn is_new(&self, header: &WalHeader, index: &WalIndex) -> bool {
-        let point = &self.cursor.point;
-        let is_known = match (self.cursor.begun, self.cursor.is_opening()) {
-            (true, true) => (header.salts, header.chain) == (point.salts, point.chain),
-            (true, false) => header.salts == point.salts,
-            (false, _) => false,
-        };
-        let is_before_reset = index.salts.0[0] == header.salts.0[0].wrapping_add(1);
-        !is_known && (header.salts == index.salts || !is_before_reset)
     }
 
     /// Nothing is published beyond the cursor.

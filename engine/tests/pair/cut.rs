@@ -2,8 +2,9 @@
 
 use crate::epoch;
 use crate::node::{Node, pair_over};
-use crate::prepared::{leave_commit, leave_phantom, until_held};
+use crate::prepared::{leave_commit, leave_first_commit, leave_phantom, until_held};
 use crate::writer::{self, Writer};
+use lockstep_barrier::Poke;
 use lockstep_engine::pair::CommitMode;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -130,6 +131,21 @@ async fn a_commit_in_doubt_that_comes_true_while_the_cable_is_cut_is_kept() {
     assert_eq!(row, pair.row + 1);
     let bytes = std::fs::read(format!("{}-wal", pair.active.database().display())).expect("a WAL");
     assert_eq!(crate::prepared::last_commit(&bytes), Some(mark), "the very same commit");
+    pair.mends(row).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_commit_that_was_lost_on_its_way_is_sent_again_without_a_copy() {
+    let mut pair = in_sync().await;
+    pair.writer.empty_wal();
+    pair.cable.cut();
+    let mark = leave_first_commit(pair.active.database(), "lost");
+    let poke = Poke::connect(&pair.active.board().with_extension("poke")).expect("the engine listens");
+    assert!(poke.send(&mark));
+    pair.cut().await;
+    pair.cable.mend();
+    pair.active.until_in_sync().await;
+    let row = pair.writer.commit();
     pair.mends(row).await;
 }
 

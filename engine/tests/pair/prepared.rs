@@ -7,7 +7,7 @@ use crate::{epoch, in_sync, writer};
 use lockstep_barrier::{Mark, Poke};
 use lockstep_engine::pair::CommitMode;
 use lockstep_engine::wal::{Frames, WAL_HEADER_BYTES, WalHeader, frame_offset};
-use lockstep_wire::FrameNo;
+use lockstep_wire::{FrameNo, Salts};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -178,15 +178,55 @@ async fn a_phantom_that_neither_node_knows_for_one_goes_into_quarantine() {
 
 /// What a writer writes after it has emptied the WAL: the wal-index shows no frame any more, header and first
 /// commit stand in the file. All of it is of a real writer, in a copy; here it has not published its commit.
-fn leave_first_commit(database: &Path, fill: &str) -> Mark {
+pub(crate) fn leave_first_commit(database: &Path, fill: &str) -> Mark {
+    let bytes = first_commit(database, fill);
+    std::fs::write(wal(database), &bytes).expect("it is written");
+    last_commit(&bytes).expect("a commit")
+}
+
+fn first_commit(database: &Path, fill: &str) -> Vec<u8> {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let copy = directory.path().join("copy.db");
     std::fs::copy(database, &copy).expect("the database can be copied");
     let other = rusqlite::Connection::open(&copy).expect("the copy opens");
     other.execute("INSERT INTO t(v) VALUES (?1)", [fill]).expect("a row is committed");
-    let bytes = std::fs::read(wal(&copy)).expect("a WAL");
+    std::fs::read(wal(&copy)).expect("a WAL")
+}
+
+/// The same by a writer that had reset the WAL before: the salts are those that the wal-index shows, and the next such
+/// writer's header has them too.
+fn leave_first_commit_with_salts(database: &Path, sequence: u32) -> Mark {
+    let shm = format!("{}-shm", database.display());
+    // In another process: closing the file here would drop the engine's locks on it.
+    let index = std::process::Command::new("cat").arg(shm).output().expect("cat").stdout;
+    let word = |at: usize| u32::from_be_bytes(index[at..at + 4].try_into().expect("four bytes"));
+    let mut bytes = first_commit(database, "in doubt");
+    let order = WalHeader::parse(&bytes).expect("a header").order;
+    let header = WalHeader::new(order, 4096, sequence, Salts([word(32), word(36)]));
+    bytes[..WAL_HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    let mut chain = header.chain;
+    for frame in bytes[WAL_HEADER_BYTES..].chunks_exact_mut(24 + 4096) {
+        chain = order.extend(order.extend(chain, &frame[..8]), &frame[24..]);
+        frame[8..16].copy_from_slice(&header.salts.packed().to_be_bytes());
+        frame[16..24].copy_from_slice(&chain.packed().to_be_bytes());
+    }
     std::fs::write(wal(database), &bytes).expect("it is written");
     last_commit(&bytes).expect("a commit")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_commit_gives_way_to_another_generation_with_the_same_salts() {
+    let (active, standby) = in_sync().await;
+    let mut writer = Writer::start(active.database());
+    writer.commit();
+    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    writer.empty_wal();
+    for sequence in [77, 78] {
+        let mark = leave_first_commit_with_salts(active.database(), sequence);
+        until_held_anew(&active, &standby, mark).await;
+    }
+    let row = writer.commit();
+    assert_equal(active, standby, writer, row).await;
 }
 
 /// A pair whose standby holds a first commit of a new generation that is in doubt.
