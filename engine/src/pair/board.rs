@@ -194,16 +194,33 @@ mod tests {
         Position { generation: WalGeneration(1), frame: FrameNo(frame) }
     }
 
+    fn marks_on(directory: &Path) -> Marks {
+        let board = Board::create(&directory.join("b"), "p", "d", Path::new("/d"), false).unwrap();
+        let pokes = Arc::new(PokeReceiver::bind(&directory.join("p")).unwrap());
+        Marks::new(Some(CommitBoard { board: Rc::new(board), pokes }), CommitMode::Durable)
+    }
+
+    #[test]
+    fn what_is_taken_back_is_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut marks = marks_on(directory.path());
+        marks.sent(at(5), Salts([1, 2]), &[(FrameNo(5), Chain([5, 0]))]);
+        marks.sent(at(8), Salts([1, 2]), &[(FrameNo(8), Chain([8, 0]))]);
+        marks.rewind(at(5));
+        marks.release(at(8));
+        let reader = lockstep_barrier::BoardReader::open(&directory.path().join("b")).unwrap();
+        let look = |frame: u32| {
+            let (salts, chain) = (Salts([1, 2]).packed(), Chain([frame, 0]).packed());
+            reader.look(&Mark { salts, chain, frame }, reader.session())
+        };
+        assert_eq!(look(5), lockstep_barrier::Verdict::Safe);
+        assert_eq!(look(8), lockstep_barrier::Verdict::Waiting);
+    }
+
     #[test]
     fn more_commits_than_a_board_holds_push_out_the_oldest() {
         let directory = tempfile::tempdir().unwrap();
-        let board = CommitBoard {
-            board: Rc::new(
-                Board::create(&directory.path().join("b"), "p", "d", Path::new("/d"), false).unwrap(),
-            ),
-            pokes: Arc::new(PokeReceiver::bind(&directory.path().join("p")).unwrap()),
-        };
-        let mut marks = Marks::new(Some(board), CommitMode::Durable);
+        let mut marks = marks_on(directory.path());
         for frame in 1..=MARKS_KEPT as u32 + 1 {
             marks.sent(at(frame), Salts([1, 2]), &[(FrameNo(frame), Chain([frame, 0]))]);
         }

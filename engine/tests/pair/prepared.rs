@@ -31,10 +31,19 @@ pub(crate) fn leave_phantom(database: &Path) -> Mark {
 }
 
 pub(crate) fn leave_commit(database: &Path, statement: &str) -> Mark {
+    leave_commit_behind(database, statement, None)
+}
+
+/// Behind that frame, or behind the last commit that stands in the WAL.
+fn leave_commit_behind(database: &Path, statement: &str, published: Option<FrameNo>) -> Mark {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let copy = directory.path().join("copy.db");
     std::fs::copy(database, &copy).expect("the database can be copied");
     std::fs::copy(wal(database), wal(&copy)).expect("the WAL can be copied");
+    if let Some(frame) = published {
+        let copy = std::fs::OpenOptions::new().write(true).open(wal(&copy)).expect("a WAL");
+        copy.set_len(frame_offset(FrameNo(frame.0 + 1), 4096)).expect("it is cut");
+    }
     let before = last_commit(&std::fs::read(wal(&copy)).expect("a WAL")).expect("a commit");
     let connection = rusqlite::Connection::open(&copy).expect("the copy opens");
     connection.execute(statement, []).expect("a row is committed");
@@ -120,10 +129,12 @@ async fn a_takeover_keeps_a_commit_in_doubt_that_is_durable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_starts_again_goes_on_behind_a_commit_in_doubt() {
-    let (active, standby, mut writer, _, _) = with_phantom().await;
+    let (active, standby, mut writer, phantom, _) = with_phantom().await;
     let mut active = active.restart(|_| ()).await;
     active.become_active(epoch(1)).await.expect("the database can be followed");
     active.until_in_sync().await;
+    let committed = active.status().databases[0].durable.frame;
+    assert!(committed.0 < phantom.frame, "what is in doubt is nobody's yet");
     let row = writer.commit();
     assert_equal(active, standby, writer, row).await;
 }
@@ -314,8 +325,11 @@ async fn a_commit_of_four_mebibytes_travels_before_it_is_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_overwrites_one_in_doubt_travels_before_it_is_published_too() {
-    let (active, standby, mut writer, _, _) = with_phantom().await;
-    let mark = leave_commit(active.database(), "DELETE FROM t WHERE id = 1");
+    let (active, standby, mut writer, phantom, _) = with_phantom().await;
+    // The next writer knows nothing of the phantom: it begins behind what is published.
+    let published = active.status().databases[0].position.frame;
+    assert!(published.0 < phantom.frame);
+    let mark = leave_commit_behind(active.database(), "DELETE FROM t WHERE id = 1", Some(published));
     let board = lockstep_barrier::BoardReader::open(&active.board()).expect("a board");
     let poke = Poke::connect(&active.directory().join("test/main.poke")).expect("the engine listens");
     assert!(poke.send(&mark));
