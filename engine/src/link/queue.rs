@@ -79,6 +79,8 @@ pub(crate) struct Outgoing {
     last: u16,
     frames_since_bulk: u32,
     bulk_since_files: u32,
+    /// Bodies in `streams`.
+    waiting_bytes: u64,
 }
 
 impl Outgoing {
@@ -86,6 +88,7 @@ impl Outgoing {
         match queued.class {
             Class::Control => self.control.push_back(queued),
             Class::Frames | Class::Bulk | Class::Files => {
+                self.waiting_bytes += queued.body.len() as u64;
                 self.streams.entry(queued.stream).or_default().push_back(queued);
             }
         }
@@ -114,6 +117,7 @@ impl Outgoing {
         self.frames_since_bulk = if is_bulk { 0 } else { self.frames_since_bulk.saturating_add(1) };
         let queue = self.streams.get_mut(&stream).expect("the stream was just found");
         let queued = queue.pop_front().expect("its head was just looked at");
+        self.waiting_bytes -= queued.body.len() as u64;
         if queue.is_empty() {
             self.streams.remove(&stream);
         }
@@ -123,6 +127,11 @@ impl Outgoing {
     /// True when [`Self::pick`] could only give bulk.
     pub(crate) fn has_bulk_head(&self) -> bool {
         self.next_slow().is_some()
+    }
+
+    /// How much of frames, bulk and files waits.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
     }
 
     /// The stream of the next paced message: bulk, and now and then files.
@@ -182,6 +191,22 @@ mod tests {
         assert_eq!(order.len(), 41);
         outgoing.push(queued(1, Class::Files, 1));
         assert!(outgoing.has_bulk_head() && matches!(outgoing.pick(false), Pick::BulkWaits));
+    }
+
+    #[test]
+    fn what_waits_is_counted_until_it_is_taken_or_dropped() {
+        let mut outgoing = Outgoing::default();
+        let body = Bytes::from_static(&[0; 100]);
+        for class in [Class::Control, Class::Frames, Class::Bulk, Class::Files] {
+            outgoing.push(Queued { body: body.clone(), ..queued(1, class, 1) });
+        }
+        assert_eq!(outgoing.waiting_bytes(), 300, "control is small and never waits long");
+        assert!(matches!(outgoing.pick(true), Pick::Frame(_)));
+        assert_eq!(outgoing.waiting_bytes(), 300);
+        assert!(matches!(outgoing.pick(true), Pick::Frame(_)));
+        assert_eq!(outgoing.waiting_bytes(), 200);
+        outgoing.clear();
+        assert_eq!(outgoing.waiting_bytes(), 0);
     }
 
     #[test]

@@ -22,6 +22,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 /// How long the end of a connection may wait for the frame being written and the last words.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
+/// The link may be the bottleneck when this much waits: more than a commit of a few pages.
+const BACKLOG_BYTES: u64 = 64 << 10;
+
 /// The greeting was frame 0 of each direction.
 const FIRST_SEQUENCE: u64 = 1;
 
@@ -136,7 +139,9 @@ impl Writer {
             }
         }
         let unconfirmed_bytes = self.written_bytes - self.confirmed_bytes;
-        self.meter.observe(now_us, self.written_bytes, unconfirmed_bytes);
+        // What small commits leave unconfirmed between two pings says how many there are, not how fast the link is.
+        let backlog = self.shared.queue().waiting_bytes() >= BACKLOG_BYTES;
+        self.meter.observe(now_us, self.written_bytes, if backlog { unconfirmed_bytes } else { 0 });
         unconfirmed_bytes
     }
 
