@@ -35,6 +35,7 @@ fn batch(sequence: u64, batch_bytes: usize) -> Frame {
         chain_after: u64::MAX,
         published_frame: 1,
         data,
+        gather_ms: 0,
     }
     .into();
     let epoch = Epoch { counter: 3, node: NodeId(0x0011_2233_aabb_ccdd) };

@@ -152,6 +152,7 @@ impl Source {
                 chain_after: self.chain.packed(),
                 published_frame: published,
                 data: batch.to_vec().into(),
+                gather_ms: 0,
             }));
             self.frame += run.frames;
         }

@@ -198,6 +198,10 @@ pub struct WalBatch {
     /// Frame headers and pages, as on disk.
     #[prost(bytes = "bytes", tag = "6")]
     pub data: Bytes,
+    /// Nobody waits for these commits: the standby may gather more for so many milliseconds before it makes them
+    /// durable. 0: at once.
+    #[prost(uint32, tag = "7")]
+    pub gather_ms: u32,
 }
 
 /// Standby to active: how far one database has come.

@@ -299,6 +299,7 @@ impl Active {
         let attributes = database.attributes();
         let trees = self.trees.clone();
         let sums = database.sums.clone();
+        let waiters = database.waiters.clone();
         let (scrub, wake, resync) = (database.scrub.clone(), database.scrub_wake.clone(), database.resync);
         let shipment = tokio::task::spawn_local(async move {
             let notes = inputs.clone();
@@ -316,6 +317,7 @@ impl Active {
                 scrub,
                 sums,
                 wake,
+                waiters,
                 resync,
             }
             .run(standby)
@@ -489,6 +491,7 @@ impl Active {
             let _ = reply.send(Err(format!("database {database} is not configured in this pair")));
             return;
         };
+        self.databases[index].waiters.seen(Instant::now());
         self.databases[index].barrier.wait(mode, reply);
         self.stamp(index);
     }

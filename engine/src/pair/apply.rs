@@ -7,6 +7,7 @@ use super::connection::{Credit, StreamSender};
 use super::copying::encode_runs;
 use super::folding::Folding;
 use super::hashing::Hashing;
+use super::sharing::Due;
 use super::standby::StandbyNote;
 use super::status::CopyProgress;
 use super::thread::{Input, Inputs};
@@ -153,7 +154,9 @@ impl Applier {
         (flush, hashing, folding): (&mut InFlight, &mut Hashing, &mut Folding),
         copy: &mut Option<CopyProgress>,
     ) -> Result<(), ApplyError> {
+        let mut due = Due::default();
         loop {
+            let put_off = due.put_off(Instant::now()).filter(|_| flush.0.is_none());
             tokio::select! {
                 biased;
                 flushed = async { flush.0.as_mut().expect("guarded").await }, if flush.0.is_some() => {
@@ -166,12 +169,14 @@ impl Applier {
                 }
                 next = work.recv() => match next {
                     Some(Work::Message(message, credit)) => {
+                        due.received(gather_ms(&message), Instant::now());
                         self.apply(mirror, message, (&mut *flush, &mut *hashing), copy).await?;
                         drop(credit);
                     }
                     Some(Work::Snapshot(path, reply)) => start_snapshot(mirror, &path, reply, &self.stop),
                     None => return Ok(()),
                 },
+                () = tokio::time::sleep_until(put_off.unwrap_or_else(Instant::now).into()), if put_off.is_some() => {}
                 turn = hashing.turn() => {
                     if hashing.go_on(mirror, turn).await? {
                         self.acknowledge(mirror).await;
@@ -182,14 +187,16 @@ impl Applier {
             if let Some(trouble) = mirror.page_hash_trouble() {
                 self.inputs.notice(true, format!("database {}: {trouble}", self.name));
             }
-            if flush.0.is_none()
-                && let Some(ticket) = mirror.start_flush().await?
-            {
+            if flush.0.is_some() || due.put_off(Instant::now()).is_some() {
+                continue;
+            }
+            due = Due::default();
+            if let Some(ticket) = mirror.start_flush().await? {
                 if self.acknowledge_received {
                     self.acknowledge(mirror).await;
                 }
                 flush.0 = Some(Box::pin(FlushTicket::run(ticket)));
-            } else if flush.0.is_none() && work.is_empty() {
+            } else if work.is_empty() {
                 mirror.zero_ahead().await?;
             }
         }
@@ -423,6 +430,11 @@ impl Applier {
         };
         Refusal { code: code.to_owned(), sentence: format!("database {}: {error}", self.name) }
     }
+}
+
+/// How long a flush of it may be put off; only commits nobody waits for can be.
+fn gather_ms(message: &Message) -> u32 {
+    if let Message::WalBatch(batch) = message { batch.gather_ms } else { 0 }
 }
 
 fn fork_point(fork: &ForkPoint) -> WalPoint {

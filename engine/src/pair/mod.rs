@@ -16,6 +16,7 @@ mod followed;
 mod hashing;
 mod scrub;
 mod served;
+mod sharing;
 mod ship;
 #[cfg(test)]
 mod spoilt;

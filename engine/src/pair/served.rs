@@ -7,6 +7,7 @@ use super::active::WaitReply;
 use super::barrier::{Barrier, CommitMode, Progress};
 use super::board::{CommitBoard, Marks};
 use super::scrub::Scrub;
+use super::sharing::Waiters;
 use super::standby::Own;
 use super::standing::Standing;
 use super::starting::Starting;
@@ -73,6 +74,8 @@ pub(super) struct Served {
     pub(super) commits: u64,
     pub(super) unwaited: VecDeque<(Position, u64)>,
     pub(super) waited: Position,
+    /// Shared with the shipment.
+    pub(super) waiters: Waiters,
     pub(super) level_since: Option<Instant>,
     pub(super) copy: Option<CopyProgress>,
     /// Shared with the shipment, which carries it out.
@@ -122,6 +125,7 @@ impl Served {
             copy: None,
             scrub: Rc::new(RefCell::new(scrub)),
             scrub_wake: Rc::default(),
+            waiters: Waiters::default(),
             sums: Rc::new(RefCell::new(sums)),
             resync: false,
         }
@@ -270,7 +274,10 @@ impl Served {
 
     /// Somebody waits for everything through `position`.
     pub(super) fn waited(&mut self, position: Position) {
-        self.waited = self.waited.max(position);
+        if position > self.waited {
+            self.waiters.seen(Instant::now());
+            self.waited = position;
+        }
         while self.unwaited.front().is_some_and(|(at, _)| *at <= self.waited) {
             self.unwaited.pop_front();
         }

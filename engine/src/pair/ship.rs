@@ -8,6 +8,7 @@
 use super::connection::StreamSender;
 use super::copying::{Copying, Next, decode_runs};
 use super::scrub::{Scrub, Todo, Word};
+use super::sharing::Waiters;
 use super::status::CopyProgress;
 use super::sums::ServedSums;
 use super::trees::ServedTrees;
@@ -87,6 +88,8 @@ pub(super) struct Shipment<'a> {
     pub(super) scrub: Rc<RefCell<Scrub>>,
     /// What is remembered of the pages sent.
     pub(super) sums: Rc<RefCell<ServedSums>>,
+    /// Whether anybody waits for commits.
+    pub(super) waiters: Waiters,
     /// Something new in `scrub`.
     pub(super) wake: Rc<Notify>,
     /// Compare the whole database first: the standby's disk is in doubt.
@@ -393,6 +396,10 @@ impl Shipment<'_> {
                 commits,
             } => {
                 self.trees.before_commits().await;
+                let now = Instant::now();
+                if last > published {
+                    self.waiters.seen(now);
+                }
                 self.send(WalBatch {
                     generation: generation.0,
                     first_frame: first.0,
@@ -400,6 +407,7 @@ impl Shipment<'_> {
                     chain_after: chain_after.packed(),
                     published_frame: published.0,
                     data,
+                    gather_ms: self.waiters.gather_ms(now),
                 })
                 .await?;
                 let position = Position { generation, frame: last };

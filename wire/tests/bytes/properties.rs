@@ -61,9 +61,10 @@ fn data_message() -> impl Strategy<Value = Message> {
             let (generation, previous_frame, previous_chain, fresh) = n;
             Generation { generation, wal_header, previous_frame, previous_chain, fresh }.into()
         }),
-        (any::<(u64, u32, u64, u64, u32)>(), body_bytes()).prop_map(|(n, data)| {
-            let (generation, first_frame, chain_before, chain_after, published_frame) = n;
-            WalBatch { generation, first_frame, chain_before, chain_after, published_frame, data }.into()
+        (any::<(u64, u32, u64, u64, (u32, u32))>(), body_bytes()).prop_map(|(n, data)| {
+            let (generation, first_frame, chain_before, chain_after, (published_frame, gather_ms)) = n;
+            WalBatch { generation, first_frame, chain_before, chain_after, published_frame, data, gather_ms }
+                .into()
         }),
         any::<(u64, u32, u32)>().prop_map(|(generation, received_frame, durable_frame)| {
             {

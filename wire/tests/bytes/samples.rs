@@ -72,6 +72,7 @@ pub(crate) fn messages() -> Vec<Message> {
             chain_after: 0x2122_2324_2526_2728,
             published_frame: 1,
             data: bytes(24 + 512),
+            gather_ms: 2,
         }
         .into(),
         Ack {

@@ -89,6 +89,7 @@ async fn resend(mirror: &mut Mirror, source: &Source, last: u32) {
         chain_after: after.packed(),
         published_frame: last,
         data: data.into(),
+        gather_ms: 0,
     };
     mirror.append(batch).await.unwrap();
 }
