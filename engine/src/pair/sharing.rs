@@ -16,7 +16,7 @@ const GATHER_MS: u32 = 2;
 const GATHER_MAX_MS: u32 = 10;
 
 /// Who has waited goes on waiting: for so long every commit of the database is flushed at once.
-const WAITERS_STAY: Duration = Duration::from_secs(1);
+const WAITERS_STAY: Duration = Duration::from_millis(100);
 
 /// Active: when somebody last waited for a commit of a database. Clones share it.
 #[derive(Debug, Clone, Default)]
