@@ -69,6 +69,8 @@ pub(super) struct Hold {
     pub(super) read0: bool,
     /// It was begun again later in the same state, to be sure of `read0`.
     pub(super) confirmed: bool,
+    /// Nothing was published while it began, so that its mark is what was seen and not less.
+    pub(super) exact: bool,
 }
 
 /// The state of the capture thread.
@@ -129,7 +131,7 @@ impl Follower {
             fresh: None,
             status: CaptureStatus { sqlite_version: header.sqlite_version, ..CaptureStatus::default() },
             shared,
-            hold: Hold { seen: Seen::default(), read0: false, confirmed: false },
+            hold: Hold { seen: Seen::default(), read0: false, confirmed: false, exact: false },
             handed_over: Seen::default(),
             ahead: Ahead::default(),
             hand_over_from: Instant::now(),
@@ -245,7 +247,8 @@ impl Follower {
     fn roll_if_needed(&mut self, index: &WalIndex) -> Result<Pace, CaptureError> {
         let moved = Seen::of(index) != self.hold.seen;
         let to_read0 = index.is_backfilled() && !self.hold.read0;
-        if moved || to_read0 { self.roll(index) } else { Ok(Pace::Idle) }
+        // One that began just before a commit would hold up an application's checkpoint until the next commit.
+        if moved || to_read0 || !self.hold.exact { self.roll(index) } else { Ok(Pace::Idle) }
     }
 
     /// Begins the next transaction, takes what is there, ends the old one.
@@ -273,7 +276,8 @@ impl Follower {
         }
         self.marks.keep_next()?;
         let read0 = *before == after && after.is_backfilled();
-        self.hold = Hold { seen: Seen::of(&after), read0, confirmed: false };
+        let exact = super::scrub::same_header(before, &after);
+        self.hold = Hold { seen: Seen::of(&after), read0, confirmed: false, exact };
         // Frames may have been published meanwhile.
         Ok(Pace::Again)
     }

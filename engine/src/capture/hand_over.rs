@@ -106,12 +106,13 @@ impl Follower {
             return Ok(Pace::Soon);
         }
         self.marks.keep_next()?;
-        self.hold = Hold { seen: Seen::of(&index), read0: false, confirmed: false };
+        self.hold = Hold { seen: Seen::of(&index), read0: false, confirmed: false, exact: true };
         let checkpoint = self.checkpoint_rest();
         // The mark that holds the write lock ends now, whatever the checkpoint did.
         let after = self.begin_after_checkpoint()?;
         self.marks.keep_next()?;
-        self.hold = Hold { seen: Seen::of(&after), read0: after.is_backfilled(), confirmed: false };
+        self.hold =
+            Hold { seen: Seen::of(&after), read0: after.is_backfilled(), confirmed: false, exact: true };
         if matches!(checkpoint, Ok(false)) {
             self.hand_over_from = Instant::now() + began.elapsed() * OTHERS_CHECKPOINT_PAUSE;
         } else {

@@ -73,13 +73,20 @@ impl Follower {
     /// The next frames of the poked commit, if they stand in the WAL behind what was shipped.
     fn run_through(&mut self, mark: &Mark, index: &WalIndex) -> Result<Option<Run>, CaptureError> {
         let point = self.cursor.point;
+        if self
+            .prepared
+            .last()
+            .is_some_and(|(frame, chain)| (frame.0, chain.packed()) == (mark.frame, mark.chain))
+        {
+            return Ok(None); // Who waits for it tells of it again and again.
+        }
         if self.cursor.begun && mark.salts == point.salts.packed() && self.is_level(index) {
             let Some(header) = self.header_of(&point)? else { return Ok(None) };
             let run = self.read_run(&header, self.prepared.end(&self.cursor), mark)?;
             if run.is_some() {
                 return Ok(run);
             }
-            if self.take_back_overwritten(index)? {
+            if self.take_back_overwritten(&header, index)? {
                 let run = self.read_run(&header, (point.position.frame, point.chain), mark)?;
                 if run.is_some() {
                     return Ok(run);
@@ -95,7 +102,8 @@ impl Follower {
         }
         let run = self.read_run(&header, (FrameNo(0), header.chain), mark)?;
         if run.is_some() {
-            if self.index()? != *index {
+            let now = self.index()?;
+            if (WalIndex { backfilled: index.backfilled, ..now }) != *index {
                 return Ok(None); // It is published by now, or something else is.
             }
             self.take_back_prepared();
@@ -145,18 +153,37 @@ impl Follower {
         Ok(Some(Run { first, before, end: (end, verified.chain), data, commits }))
     }
 
-    /// A commit in doubt whose frame another writer has overwritten will never be published: takes it back.
-    fn take_back_overwritten(&mut self, index: &WalIndex) -> Result<bool, CaptureError> {
-        let Some((frame, chain)) = self.prepared.last() else { return Ok(false) };
-        let salts = self.cursor.point.salts;
-        let found = self.files.frame_header(frame)?;
-        let stands = found.is_some_and(|found| (found.salts, found.chain) == (salts, chain));
-        // Read after the frame: had it been published before it went, the wal-index would have moved on.
-        if stands || self.index()? != *index {
+    /// A commit in doubt that another writer has overwritten, in part or wholly, will never be published: takes it back.
+    fn take_back_overwritten(&mut self, header: &WalHeader, index: &WalIndex) -> Result<bool, CaptureError> {
+        if self.prepared.is_empty() || self.prepared_stands(header)? {
+            return Ok(false);
+        }
+        // Read after the frames: had it been published before it went, the wal-index would have moved on.
+        let now = self.index()?;
+        if (WalIndex { backfilled: index.backfilled, ..now }) != *index {
             return Ok(false);
         }
         self.take_back_prepared();
         Ok(true)
+    }
+
+    /// Every frame that was shipped ahead of its publication stands in the WAL as it was.
+    fn prepared_stands(&self, header: &WalHeader) -> Result<bool, CaptureError> {
+        let most = (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32;
+        let (end, expected) = self.prepared.end(&self.cursor);
+        let (mut at, mut chain) = (self.cursor.point.position.frame, self.cursor.point.chain);
+        while at < end {
+            let count = (end.0 - at.0).min(most);
+            let data = self.files.frames(FrameNo(at.0 + 1), count)?;
+            let frames = Frames::new(&data, self.files.page_size());
+            match frames.verify(header, FrameNo(at.0 + 1), chain) {
+                Ok(verified) if verified.frames == count => {
+                    (at, chain) = (FrameNo(at.0 + count), verified.chain);
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(chain == expected)
     }
 
     fn take_back_prepared(&mut self) {

@@ -148,7 +148,7 @@ fn place_of(cursor: &Cursor, index: &WalIndex, now: &WalIndex) -> Place {
 }
 
 /// No commit came between the two.
-fn same_header(one: &WalIndex, other: &WalIndex) -> bool {
+pub(super) fn same_header(one: &WalIndex, other: &WalIndex) -> bool {
     WalIndex { backfilled: other.backfilled, ..*one } == *other
 }
 

@@ -62,6 +62,11 @@ impl Standing {
         }
     }
 
+    /// What comes from the standby may still be of frames that it has been told to forget.
+    pub(super) fn is_rewinding(&self) -> bool {
+        !self.rewinds.is_empty()
+    }
+
     /// What the standby has of what was sent, published or not: enough for whoever knows the content.
     pub(super) fn sent(&self) -> Progress {
         self.acknowledged
@@ -110,7 +115,9 @@ mod tests {
         assert_eq!(standing.committed(), durable(5));
         standing.acknowledge(durable(8));
         assert_eq!(standing.sent(), durable(5), "it was sent before the rewind");
+        assert!(standing.is_rewinding(), "its sum is of before, too");
         standing.rewound(at(1, 5)).unwrap();
+        assert!(!standing.is_rewinding());
         assert_eq!(standing.sent(), durable(5));
         standing.acknowledge(durable(8));
         assert_eq!(standing.committed(), durable(8));

@@ -76,8 +76,15 @@ fn the_writer_process() {
         let line = line.expect("the test writes lines");
         if line == "empty" {
             let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-            let busy: i64 = connection.query_row(truncate, [], |row| row.get(0)).expect("a checkpoint");
-            assert_eq!(busy, 0, "somebody reads");
+            // Another checkpointer or a reader is in the way for a moment.
+            let emptied = (0..500).any(|_| {
+                let busy: i64 = connection.query_row(truncate, [], |row| row.get(0)).expect("a checkpoint");
+                if busy > 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                busy == 0
+            });
+            assert!(emptied, "somebody reads");
             println!("committed {}", count(&connection));
             continue;
         }
