@@ -11,6 +11,7 @@ pub mod files;
 pub mod link;
 pub mod mirror;
 pub mod pair;
+mod sealed_text;
 pub mod storage;
 pub mod wal;
 

@@ -5,6 +5,7 @@
 //! the process opens these files. They are never mapped: they shrink, and a mapping would be SIGBUS.
 
 use super::CaptureError;
+use crate::storage::read_full;
 use crate::wal::{
     FRAME_HEADER_BYTES, FrameHeader, WAL_HEADER_BYTES, WAL_INDEX_BYTES, WalError, WalHeader, WalIndex,
 };
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use lockstep_wire::FrameNo;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Tries to read the wal-index while somebody writes it: a writer needs well under a microsecond,
@@ -141,18 +142,4 @@ impl Files {
     fn io(&self, what: &'static str, source: io::Error) -> CaptureError {
         CaptureError::Io { what, path: self.path.clone(), source }
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], offset + length as u64) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(length)
 }

@@ -276,7 +276,7 @@ impl Follower {
         }
         self.marks.keep_next()?;
         let read0 = *before == after && after.is_backfilled();
-        let exact = super::scrub::same_header(before, &after);
+        let exact = before.shows_same_commit(&after);
         self.hold = Hold { seen: Seen::of(&after), read0, confirmed: false, exact };
         // Frames may have been published meanwhile.
         Ok(Pace::Again)

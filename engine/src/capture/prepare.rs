@@ -11,7 +11,7 @@
 
 use super::follow::{Follower, Mode};
 use super::prepared::Settled;
-use super::take::{BATCH_MAX_BYTES, commits};
+use super::take::commits;
 use super::{Attached, CaptureError, CaptureEvent};
 use crate::wal::{Frames, WalError, WalHeader, WalIndex, WalPoint, frame_bytes};
 use bytes::Bytes;
@@ -102,8 +102,7 @@ impl Follower {
         }
         let run = self.read_run(&header, (FrameNo(0), header.chain), mark)?;
         if run.is_some() {
-            let now = self.index()?;
-            if (WalIndex { backfilled: index.backfilled, ..now }) != *index {
+            if !self.index()?.shows_same_commit(index) {
                 return Ok(None); // It is published by now, or something else is.
             }
             self.take_back_prepared();
@@ -136,7 +135,7 @@ impl Follower {
         (after, before): (FrameNo, Chain),
         mark: &Mark,
     ) -> Result<Option<Run>, CaptureError> {
-        let most = (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32;
+        let most = self.batch_max_frames();
         let (first, count) = (FrameNo(after.0 + 1), mark.frame.saturating_sub(after.0).min(most));
         if count == 0 {
             return Ok(None);
@@ -159,8 +158,7 @@ impl Follower {
             return Ok(false);
         }
         // Read after the frames: had it been published before it went, the wal-index would have moved on.
-        let now = self.index()?;
-        if (WalIndex { backfilled: index.backfilled, ..now }) != *index {
+        if !self.index()?.shows_same_commit(index) {
             return Ok(false);
         }
         self.take_back_prepared();
@@ -169,7 +167,7 @@ impl Follower {
 
     /// Every frame that was shipped ahead of its publication stands in the WAL as it was.
     fn prepared_stands(&self, header: &WalHeader) -> Result<bool, CaptureError> {
-        let most = (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32;
+        let most = self.batch_max_frames();
         let (end, expected) = self.prepared.end(&self.cursor);
         let (mut at, mut chain) = (self.cursor.point.position.frame, self.cursor.point.chain);
         while at < end {

@@ -132,7 +132,7 @@ fn place_of(cursor: &Cursor, index: &WalIndex, now: &WalIndex) -> Place {
     let position = cursor.point.position;
     if index.last_frame.0 == 0 {
         // All is in the database file: the place is where the stream stands, as long as it stands.
-        let rests = same_header(index, now) && cursor.next(now) == Next::Nothing;
+        let rests = index.shows_same_commit(now) && cursor.next(now) == Next::Nothing;
         return if rests { Place::At(position) } else { Place::Gone };
     }
     if cursor.begun {
@@ -145,11 +145,6 @@ fn place_of(cursor: &Cursor, index: &WalIndex, now: &WalIndex) -> Place {
         };
     }
     if cursor.next(index) == Next::Nothing { Place::At(position) } else { Place::Gone }
-}
-
-/// No commit came between the two.
-pub(super) fn same_header(one: &WalIndex, other: &WalIndex) -> bool {
-    WalIndex { backfilled: other.backfilled, ..*one } == *other
 }
 
 fn read_at(connection: &Connection, files: &Files, job: &ReadAt) -> ReadDone {
@@ -171,7 +166,7 @@ fn begin_at(connection: &Connection, files: &Files) -> Result<Option<WalIndex>, 
         if !marks::begin_read(connection).map_err(error)? {
             return Ok(None);
         }
-        if files.wal_index()?.is_some_and(|after| same_header(&before, &after)) {
+        if files.wal_index()?.is_some_and(|after| before.shows_same_commit(&after)) {
             return Ok(Some(before));
         }
         marks::rollback(connection).map_err(error)?;

@@ -10,7 +10,7 @@ use lockstep_wire::{Chain, FrameNo};
 
 /// Bytes of one frames event: what a processor's own cache holds from the read of the WAL to the socket, and what
 /// a peer's deframer takes in one buffer.
-pub(super) const BATCH_MAX_BYTES: u64 = 256 << 10;
+const BATCH_MAX_BYTES: u64 = 256 << 10;
 
 impl Follower {
     /// Takes committed frames as long as there is room for them.
@@ -73,8 +73,7 @@ impl Follower {
         };
         self.header = Some(header);
         let first = FrameNo(point.position.frame.0 + 1);
-        let most = (BATCH_MAX_BYTES / frame_bytes(page_size)) as u32;
-        let count = (index.last_frame.0 - point.position.frame.0).min(most);
+        let count = (index.last_frame.0 - point.position.frame.0).min(self.batch_max_frames());
         let data = self.files.frames(first, count)?;
         let frames = Frames::new(&data, page_size);
         if frames.count() != count {
@@ -105,6 +104,11 @@ impl Follower {
             commits,
         });
         Ok(true)
+    }
+
+    /// How many frames one event takes.
+    pub(super) fn batch_max_frames(&self) -> u32 {
+        (BATCH_MAX_BYTES / frame_bytes(self.files.page_size())) as u32
     }
 
     fn note(&mut self, frames: &Frames<'_>, verified: Verified) {

@@ -154,7 +154,7 @@ impl<'a> Opened<'a> {
 }
 
 /// Reads into a buffer that grows until what is read fits.
-fn sized(mut read: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+pub(super) fn sized(mut read: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
     /// XATTR_SIZE_MAX and XATTR_LIST_MAX of Linux.
     const LONGEST_BYTES: usize = 64 << 10;
     let mut buffer = vec![0; 256];

@@ -3,6 +3,7 @@
 //! The application may swap a directory for a symlink to `/etc` at any moment; the kernel refuses the path then
 //! (`openat2`), so that nothing outside the root is ever read and sent.
 
+use super::attributes::sized;
 use super::{Meta, Mtime, TreePath, Xattrs, is_carried};
 use lockstep_wire::TreeKind;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
@@ -211,31 +212,15 @@ pub fn look_at(fd: &OwnedFd) -> io::Result<Found> {
 /// The extended attributes that are replicated.
 fn xattrs(fd: &OwnedFd) -> io::Result<Xattrs> {
     let path = proc_path(fd);
-    let mut found = Xattrs::new();
-    let mut names = vec![0; 1024];
-    let length = loop {
-        match rustix::fs::listxattr(&path, &mut names[..]) {
-            Ok(length) => break length,
-            Err(Errno::RANGE) if names.len() < 1 << 20 => names.resize(names.len() * 4, 0),
-            Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(found),
-            Err(error) => return Err(error.into()),
-        }
+    let names = match sized(|buffer| rustix::fs::listxattr(&path, buffer)) {
+        Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Xattrs::new()),
+        names => names?,
     };
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| is_carried(name)) {
-        let mut value = vec![0; 256];
-        loop {
-            match rustix::fs::getxattr(&path, name, &mut value[..]) {
-                Ok(length) => {
-                    value.truncate(length);
-                    found.insert(name.to_vec(), value);
-                    break;
-                }
-                Err(Errno::RANGE) if value.len() < super::MAX_XATTR_VALUE_BYTES => {
-                    value.resize(super::MAX_XATTR_VALUE_BYTES, 0);
-                }
-                Err(Errno::NODATA) => break, // removed meanwhile: an event tells
-                Err(error) => return Err(error.into()),
-            }
+    let mut found = Xattrs::new();
+    for name in names.split(|byte| *byte == 0).filter(|name| is_carried(name)) {
+        match sized(|buffer| rustix::fs::getxattr(&path, name, buffer)) {
+            Err(Errno::NODATA) => {} // removed meanwhile: an event tells
+            value => drop(found.insert(name.to_vec(), value?)),
         }
     }
     Ok(found)

@@ -5,9 +5,9 @@
 //! mean: the one in use and, during a switch, the next; and where this node took over, if it did. How far the WAL goes is never written here;
 //! its own checksums say that.
 
+use crate::sealed_text::{seal, unseal};
 use crate::wal::WalPoint;
 use lockstep_wire::{Chain, FrameNo, Position, Salts, WalGeneration};
-use xxhash_rust::xxh3::xxh3_64;
 
 const TITLE: &str = "lockstep-mirror 1";
 
@@ -57,25 +57,15 @@ impl StateFile {
                 position.generation.0, position.frame.0
             ));
         }
-        let check = xxh3_64(text.as_bytes());
-        text.push_str(&format!("check {check:016x}\n"));
-        text
+        seal(text)
     }
 
     /// # Errors
     /// What is wrong with it, in words.
     pub(crate) fn decode(text: &str) -> Result<Self, String> {
-        let (body, check) = text.rsplit_once("check ").ok_or("it has no checksum")?;
-        if check.trim_end() != format!("{:016x}", xxh3_64(body.as_bytes())) {
-            return Err("its checksum is wrong".to_owned());
-        }
-        let mut lines = body.lines();
-        if lines.next() != Some(TITLE) {
-            return Err(format!("expected \"{TITLE}\" in its first line"));
-        }
         let mut state = Self::default();
         let mut generations = state.generations.iter_mut();
-        for line in lines {
+        for line in unseal(text, TITLE)? {
             let wrong = || format!("line \"{line}\" is not understood");
             let (key, value) = line.split_once(' ').ok_or_else(wrong)?;
             match key {

@@ -491,8 +491,9 @@ impl Active {
             let _ = reply.send(Err(format!("database {database} is not configured in this pair")));
             return;
         };
-        self.databases[index].waiters.seen(Instant::now());
-        self.databases[index].barrier.wait(mode, reply);
+        let database = &mut self.databases[index];
+        database.waiters.seen(Instant::now());
+        database.barrier.wait(mode, reply);
         self.stamp(index);
     }
 

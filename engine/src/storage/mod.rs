@@ -21,6 +21,7 @@ pub use attributes::{ACL_MAX_BYTES, Applied, LABEL_MAX_BYTES, attributes_of, che
 pub use backend::{Backend, DiskFile};
 pub use blocking::{BlockingDisk, BlockingFile};
 pub use error::StorageError;
+pub(crate) use posix::read_full;
 pub use run::{BackendChoice, BackendReport, run};
 pub use simulated::{SimulatedDisk, SimulatedFile, SwallowedSync, Unsynced};
 pub use uring::{UringDisk, UringFile};

@@ -9,7 +9,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::Path,
 };
@@ -70,6 +70,20 @@ pub(super) fn stat(fd: &impl AsFd) -> io::Result<(FileIdentity, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     let length = u64::try_from(stat.st_size).expect("a file has no negative length");
     Ok((FileIdentity { device: stat.st_dev, inode: stat.st_ino }, length))
+}
+
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read_at(&mut buffer[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(length)
 }
 
 /// Writes all of `data`, however often that takes.

@@ -73,6 +73,11 @@ impl WalIndex {
         })
     }
 
+    /// No commit came between the two, whatever was moved into the database file.
+    pub fn shows_same_commit(&self, other: &Self) -> bool {
+        Self { backfilled: other.backfilled, ..*self } == *other
+    }
+
     /// Every committed frame is in the database file too (also true of an empty WAL).
     pub fn is_backfilled(&self) -> bool {
         self.last_frame.0 == 0 || self.backfilled >= self.last_frame

@@ -57,15 +57,21 @@ fn leave_commit_behind(database: &Path, statement: &str, published: Option<Frame
     phantom
 }
 
-/// A pair with a few commits, one of which is in doubt on the standby's disk; the rows that are committed.
-async fn with_phantom() -> (Node, Node, Writer, Mark, i64) {
+/// A pair with so many rows that are durable on the standby; the number of the last.
+async fn with_rows(rows: u32) -> (Node, Node, Writer, i64) {
     let (active, standby) = in_sync().await;
     let mut writer = Writer::start(active.database());
     let mut row = 0;
-    for _ in 0..5 {
+    for _ in 0..rows {
         row = writer.commit();
     }
     active.wait(CommitMode::Durable).await.expect("the standby is there");
+    (active, standby, writer, row)
+}
+
+/// A pair with a few commits, one of which is in doubt on the standby's disk; the rows that are committed.
+async fn with_phantom() -> (Node, Node, Writer, Mark, i64) {
+    let (active, standby, writer, row) = with_rows(5).await;
     let mark = send_phantom(&active, &standby).await;
     (active, standby, writer, mark, row)
 }
@@ -242,13 +248,7 @@ async fn a_first_commit_gives_way_to_another_generation_with_the_same_salts() {
 
 /// A pair whose standby holds a first commit of a new generation that is in doubt.
 async fn with_first_in_doubt() -> (Node, Node, Writer, Mark, i64) {
-    let (active, standby) = in_sync().await;
-    let mut writer = Writer::start(active.database());
-    let mut row = 0;
-    for _ in 0..3 {
-        row = writer.commit();
-    }
-    active.wait(CommitMode::Durable).await.expect("the standby is there");
+    let (active, standby, mut writer, row) = with_rows(3).await;
     writer.empty_wal();
     let mark = leave_first_commit(active.database(), "in doubt");
     until_held_anew(&active, &standby, mark).await;

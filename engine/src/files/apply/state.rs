@@ -9,6 +9,7 @@
 use super::ApplyError;
 use crate::durable::{read_small_file, write_file_durably_blocking};
 use crate::files::TreePath;
+use crate::sealed_text::{seal, unseal};
 use crate::storage::{Backend, BlockingDisk};
 use futures_util::FutureExt;
 use rustix::{
@@ -55,23 +56,12 @@ impl Followed {
     }
 
     fn encode(&self) -> String {
-        let mut text = format!("{TITLE}\nindex {:016x}\nbatch {}\n", self.index, self.batch);
-        let check = xxh3_64(text.as_bytes());
-        text.push_str(&format!("check {check:016x}\n"));
-        text
+        seal(format!("{TITLE}\nindex {:016x}\nbatch {}\n", self.index, self.batch))
     }
 
     fn decode(text: &str) -> Result<Self, String> {
-        let (body, check) = text.rsplit_once("check ").ok_or("it has no checksum")?;
-        if check.trim_end() != format!("{:016x}", xxh3_64(body.as_bytes())) {
-            return Err("its checksum is wrong".to_owned());
-        }
-        let mut lines = body.lines();
-        if lines.next() != Some(TITLE) {
-            return Err(format!("expected \"{TITLE}\" in its first line"));
-        }
         let mut followed = Self::default();
-        for line in lines {
+        for line in unseal(text, TITLE)? {
             let wrong = || format!("line \"{line}\" is not understood");
             let (key, value) = line.split_once(' ').ok_or_else(wrong)?;
             match key {

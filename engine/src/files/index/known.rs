@@ -1,10 +1,10 @@
 //! The standby's tree in memory: nodes with parent and name, so that renaming a directory is one change.
 
 use crate::files::disk::{FileId, Found};
-use crate::files::{ContentHash, Meta, Mtime, TreePath, Xattrs};
+use crate::files::entry::rest_of;
+use crate::files::{ContentHash, Meta, Mtime, TreePath};
 use lockstep_wire::{TreeExpected, TreeKind};
 use std::collections::{BTreeMap, HashMap};
-use xxhash_rust::xxh3::Xxh3;
 
 /// Number of a node; the same in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,20 +38,6 @@ pub struct Seen {
     pub links: u32,
     /// Hash of a file's content, where it is known.
     pub content: Option<ContentHash>,
-}
-
-/// Extended attributes and target as one number.
-fn rest_of(xattrs: &Xattrs, target: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    for (name, value) in xattrs {
-        for part in [name, value] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-    }
-    hash.update(&[0xff]);
-    hash.update(target);
-    hash.digest()
 }
 
 impl Seen {

@@ -9,7 +9,8 @@ use super::known::{Known, NodeId, ROOT, Seen};
 use crate::files::disk::FileId;
 use crate::files::{BlockHash, ContentHash, Mtime, TreePath};
 use lockstep_wire::TreeKind;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use std::path::{Path, PathBuf};
 
 /// Grows with every change of the tables; an index of another form is made anew.
@@ -54,7 +55,7 @@ pub struct Identity {
 /// What a batch changes once it is answered.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// The entry is so now; `blocks` of a file that is not sent whole.
+    /// The entry is so now.
     Set {
         /// Its number.
         id: NodeId,
@@ -321,26 +322,11 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
             )?
-            .execute(params![
-                id.0 as i64,
-                parent.0 as i64,
-                name,
-                i32::from(seen.kind),
-                seen.mode,
-                seen.user,
-                seen.group,
-                seen.mtime.s,
-                seen.mtime.ns,
-                seen.rest as i64,
-                seen.size as i64,
-                seen.id.inode as i64,
-                seen.id.born.map(|born| born.s),
-                seen.id.born.map(|born| born.ns),
-                seen.ctime.s,
-                seen.ctime.ns,
-                seen.links,
-                seen.content.map(|hash| hash.0.to_vec()),
-            ])?;
+            .execute(params_from_iter(
+                [Value::from(id.0 as i64), Value::from(parent.0 as i64), Value::from(name.to_vec())]
+                    .into_iter()
+                    .chain(columns(seen)),
+            ))?;
         }
         Change::Content { id, seen, blocks } => content(db, *id, seen, blocks)?,
         Change::Gone(id) => {
@@ -366,29 +352,33 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// What is known of an entry, in the order of the columns behind its place.
+fn columns(seen: &Seen) -> [Value; 15] {
+    [
+        i32::from(seen.kind).into(),
+        seen.mode.into(),
+        seen.user.into(),
+        seen.group.into(),
+        seen.mtime.s.into(),
+        seen.mtime.ns.into(),
+        (seen.rest as i64).into(),
+        (seen.size as i64).into(),
+        (seen.id.inode as i64).into(),
+        seen.id.born.map(|born| born.s).into(),
+        seen.id.born.map(|born| born.ns).into(),
+        seen.ctime.s.into(),
+        seen.ctime.ns.into(),
+        seen.links.into(),
+        seen.content.map(|hash| hash.0.to_vec()).into(),
+    ]
+}
+
 fn content(db: &Connection, id: NodeId, seen: &Seen, blocks: &[BlockHash]) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE entry SET kind=?2, mode=?3, user=?4, grp=?5, mtime_s=?6, mtime_ns=?7, rest=?8, size=?9, inode=?10,
          born_s=?11, born_ns=?12, ctime_s=?13, ctime_ns=?14, links=?15, content=?16 WHERE id = ?1",
     )?
-    .execute(params![
-        id.0 as i64,
-        i32::from(seen.kind),
-        seen.mode,
-        seen.user,
-        seen.group,
-        seen.mtime.s,
-        seen.mtime.ns,
-        seen.rest as i64,
-        seen.size as i64,
-        seen.id.inode as i64,
-        seen.id.born.map(|born| born.s),
-        seen.id.born.map(|born| born.ns),
-        seen.ctime.s,
-        seen.ctime.ns,
-        seen.links,
-        seen.content.map(|hash| hash.0.to_vec()),
-    ])?;
+    .execute(params_from_iter(std::iter::once(Value::from(id.0 as i64)).chain(columns(seen))))?;
     if blocks.is_empty() {
         db.prepare_cached("DELETE FROM blocks WHERE id = ?1")?.execute([id.0 as i64])?;
     } else {

@@ -1,3 +1,5 @@
+//! Whatever is found on disk, the plan's operations bring the standby there.
+
 use super::*;
 use crate::files::disk::{FileId, Found};
 use crate::files::index::{Known, Seen};

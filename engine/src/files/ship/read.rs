@@ -5,6 +5,7 @@ use crate::files::disk::{Disk, FileId, Found, look_at};
 use crate::files::index::Store;
 use crate::files::plan::WHOLE_MAX_BYTES;
 use crate::files::{BLOCK_BYTES, BlockHash, ContentHash, TreePath, content_of_blocks};
+use crate::storage::read_full;
 use bytes::Bytes;
 use lockstep_wire::{TreeExpected, TreeOp, TreeOpKind};
 use rustix::fs::SeekFrom;
@@ -12,7 +13,6 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 /// Read at a time.
 const READ_BYTES: usize = 16 * BLOCK_BYTES;
@@ -111,7 +111,7 @@ impl Reader<'_> {
     /// A small file. None: it has grown beyond that.
     fn whole(&mut self, file: &File) -> Result<Option<io::Result<ContentHash>>, Stop> {
         let mut data = vec![0; WHOLE_MAX_BYTES as usize + 1];
-        let length = match read_at_most(file, &mut data, 0) {
+        let length = match read_full(file, &mut data, 0) {
             Ok(length) => length,
             Err(error) => return Ok(Some(Err(error))),
         };
@@ -150,7 +150,7 @@ impl Reader<'_> {
             if hole {
                 buffer[..want].fill(0);
             } else {
-                match read_at_most(file, &mut buffer[..want], at) {
+                match read_full(file, &mut buffer[..want], at) {
                     // Cut while it was read: zeros for now, and it is read again.
                     Ok(length) => buffer[length..want].fill(0),
                     Err(error) => {
@@ -293,18 +293,4 @@ impl Holes {
         }
         self.data.is_some_and(|(start, _)| start >= at + length)
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], at + length as u64) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }

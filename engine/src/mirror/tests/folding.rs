@@ -13,6 +13,15 @@ fn config(dir: &Path) -> MirrorConfig {
     MirrorConfig { fold_ahead_bytes: 2048, ..config_in(dir) }
 }
 
+/// A source with a commit, and a mirror that is a whole copy of it.
+async fn copied(disk: Backend, config: MirrorConfig) -> (Source, Mirror) {
+    let mut source = Source::new(1024);
+    source.commit();
+    let mut mirror = Mirror::open(disk, config).await.unwrap();
+    super::copy(&mut mirror, &mut source).await.unwrap();
+    (source, mirror)
+}
+
 /// At most `steps`; answers how many there were.
 async fn fold(mirror: &mut Mirror, steps: usize) -> usize {
     for step in 0..steps {
@@ -27,10 +36,7 @@ async fn fold(mirror: &mut Mirror, steps: usize) -> usize {
 fn whatever_was_moved_ahead_the_database_is_the_same_after_each_commit_and_switch() {
     on_every_disk(async |disk, dir| {
         let config = config(&dir);
-        let mut source = Source::new(1024);
-        source.commit();
-        let mut mirror = Mirror::open(disk.clone(), config.clone()).await.unwrap();
-        super::copy(&mut mirror, &mut source).await.unwrap();
+        let (mut source, mut mirror) = copied(disk.clone(), config.clone()).await;
         let mut moved = 0;
         for round in 0..24 {
             source.commit();
@@ -54,10 +60,7 @@ fn whatever_was_moved_ahead_the_database_is_the_same_after_each_commit_and_switc
 #[test]
 fn a_position_before_what_was_moved_is_neither_told_nor_gone_back_to() {
     on_every_disk(async |disk, dir| {
-        let mut source = Source::new(1024);
-        source.commit();
-        let mut mirror = Mirror::open(disk, config(&dir)).await.unwrap();
-        super::copy(&mut mirror, &mut source).await.unwrap();
+        let (mut source, mut mirror) = copied(disk, config(&dir)).await;
         let before = mirror.point();
         source.commit();
         feed(&mut mirror, source.news(100)).await.unwrap();
@@ -82,10 +85,7 @@ fn a_position_before_what_was_moved_is_neither_told_nor_gone_back_to() {
 #[test]
 fn what_is_prepared_is_not_moved() {
     on_every_disk(async |disk, dir| {
-        let mut source = Source::new(1024);
-        source.commit();
-        let mut mirror = Mirror::open(disk, config(&dir)).await.unwrap();
-        super::copy(&mut mirror, &mut source).await.unwrap();
+        let (mut source, mut mirror) = copied(disk, config(&dir)).await;
         fold(&mut mirror, usize::MAX).await;
         source.commit();
         let mut news = source.news(100);
@@ -100,10 +100,7 @@ fn what_is_prepared_is_not_moved() {
 #[test]
 fn much_of_an_open_transaction_goes_to_disk_and_does_not_count() {
     on_every_disk(async |disk, dir| {
-        let mut source = Source::new(1024);
-        source.commit();
-        let mut mirror = Mirror::open(disk, config(&dir)).await.unwrap();
-        super::copy(&mut mirror, &mut source).await.unwrap();
+        let (mut source, mut mirror) = copied(disk, config(&dir)).await;
         let before = mirror.point();
         source.db.execute("INSERT INTO t SELECT 2000, 0, zeroblob(9000000)", ()).unwrap();
         let mut news = source.news(512);
