@@ -1,11 +1,11 @@
 //! Carries out a plan: reads files, builds operations, and remembers what each brought.
 
-use super::batch::{Done, Stop};
+use super::batch::{Done, Session, Stop};
 use super::read::{Base, Read, read};
 use super::thread::Tree;
 use crate::files::TreePath;
 use crate::files::disk::{Disk, Found};
-use crate::files::index::{Change, NodeId, Seen};
+use crate::files::index::{Change, NodeId, Seen, Store};
 use crate::files::plan::{Facts, Op, Step, WHOLE_MAX_BYTES};
 use crate::files::{BlockHash, ContentHash};
 use bytes::Bytes;
@@ -192,6 +192,25 @@ impl Tree {
         match session.flying_blocks(id) {
             Some(blocks) => Ok(blocks),
             None => Ok(store.blocks(id)?.unwrap_or_default()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Stop> {
+        let (session, store) = self.lines()?;
+        session.close(store)
+    }
+
+    /// Remembers one finished step.
+    fn done(&mut self, done: Done) -> Result<(), Stop> {
+        let (session, store) = self.lines()?;
+        session.done(done, store)
+    }
+
+    /// Session and store, which are there while something is sent.
+    fn lines(&mut self) -> Result<(&mut Session, &mut Store), Stop> {
+        match (&mut self.session, &mut self.store) {
+            (Some(session), Some(store)) => Ok((session, store)),
+            _ => Err(Stop::Gone),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! it blocks on the disk; the data thread hands it the standby's answers and takes its messages. Of what is under
 //! way to the standby nothing is in the index on disk until the standby says that it is durable.
 
+mod answers;
+mod barrier;
 mod batch;
 mod brake;
 mod carry_out;

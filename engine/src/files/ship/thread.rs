@@ -1,6 +1,7 @@
 //! A tree's thread: waits for marks, for the standby's answers and for time to pass, and does one round after another.
 
-use super::batch::{Done, FLIGHTS_MAX, Session, Stop};
+use super::barrier::Barrier;
+use super::batch::{FLIGHTS_MAX, Session, Stop};
 use super::gather::Gather;
 use super::reconcile::Reconcile;
 use super::shared::{Input, Notices, Shared, TreeState};
@@ -8,16 +9,14 @@ use super::stuck::Stuck;
 use super::{TreeConfig, brake};
 use crate::files::TreePath;
 use crate::files::disk::Disk;
-use crate::files::index::{Change, Known, NodeId, Seen, Store, StoreError};
+use crate::files::index::{Known, NodeId, Store, StoreError};
 use crate::files::plan::{Facts, Plan, plan};
 use crate::files::rules::Rules;
 use crate::files::watch::{Mark, Watch};
-use lockstep_wire::{Message, TreeAck, TreeFailure, TreeKind, TreeReason, unpack};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
 
 /// Looks of one round: as much as one batch holds.
 const ROUND_LOOKS: usize = 4096;
@@ -43,37 +42,37 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Tree {
     pub(super) config: TreeConfig,
     pub(super) rules: Arc<Rules>,
-    index: PathBuf,
-    fresh: bool,
+    pub(super) index: PathBuf,
+    pub(super) fresh: bool,
     pub(super) shared: Arc<Shared>,
     notices: Notices,
-    store: Option<Store>,
+    pub(super) store: Option<Store>,
     pub(super) known: Known,
     pub(super) doubts: HashSet<TreePath>,
-    disk: Option<Disk>,
-    watch: Option<Watch>,
+    pub(super) disk: Option<Disk>,
+    pub(super) watch: Option<Watch>,
     root_retry: Instant,
     pub(super) session: Option<Session>,
-    reconcile: Option<Reconcile>,
+    pub(super) reconcile: Option<Reconcile>,
     /// Send a batch even if there is nothing to send: the standby does not follow this index yet.
-    introduce: bool,
+    pub(super) introduce: bool,
     /// Directories to be listed.
-    scan: BTreeSet<TreePath>,
+    pub(super) scan: BTreeSet<TreePath>,
     /// Found to be gone by listings, which are not over.
-    vanished: Vec<TreePath>,
+    pub(super) vanished: Vec<TreePath>,
     /// When the oldest mark of this round was set: what the round leaves for later is as old.
     round_first: Instant,
     shown: Instant,
-    stuck: Stuck,
+    pub(super) stuck: Stuck,
     /// Large files that must not be read before.
     pub(super) resting: BTreeMap<TreePath, Instant>,
     /// Files that this round could not read.
     pub(super) unread: HashSet<NodeId>,
-    barriers: Vec<Barrier>,
+    pub(super) barriers: Vec<Barrier>,
     sweep: (Instant, Instant),
     brake: brake::Brake,
     /// Why nothing is sent.
-    stopped: Option<String>,
+    pub(super) stopped: Option<String>,
     pub(super) count: Count,
 }
 
@@ -83,17 +82,6 @@ pub(super) struct Count {
     pub(super) bytes: u64,
     rate: (Instant, u64, u64),
     paths: (u64, u64),
-}
-
-/// Somebody who waits.
-struct Barrier {
-    reply: oneshot::Sender<Result<(), String>>,
-    /// The cookie that must be seen first; None: it was.
-    cookie: Option<u64>,
-    /// When it was seen.
-    since: Instant,
-    /// The last batch that must be answered; None: not known yet.
-    batch: Option<u64>,
 }
 
 impl Tree {
@@ -168,7 +156,7 @@ impl Tree {
         }
     }
 
-    fn open_store(&mut self) -> Result<(), StoreError> {
+    pub(super) fn open_store(&mut self) -> Result<(), StoreError> {
         if let Some(directory) = self.index.parent() {
             // The store says what is wrong if this fails.
             let _ = std::fs::create_dir_all(directory);
@@ -190,7 +178,7 @@ impl Tree {
     }
 
     /// Nothing is sent from now on, for this reason.
-    fn fault(&mut self, sentence: String) {
+    pub(super) fn fault(&mut self, sentence: String) {
         if self.stopped.as_ref() != Some(&sentence) {
             self.alarm(&sentence);
             self.stopped = Some(sentence);
@@ -213,16 +201,15 @@ impl Tree {
         None
     }
 
-    fn drop_session(&mut self) {
+    pub(super) fn drop_session(&mut self) {
         self.session = None;
         self.reconcile = None;
         for barrier in self.barriers.drain(..) {
-            // Whoever waited may have gone too.
-            let _ = barrier.reply.send(Err("the standby went away".to_owned()));
+            barrier.answer(Err("the standby went away".to_owned()));
         }
     }
 
-    fn mark_everything(&self) {
+    pub(super) fn mark_everything(&self) {
         self.shared.lock().dirty.note_below(TreePath::root(), Instant::now());
     }
 
@@ -251,175 +238,6 @@ impl Tree {
                 Ok(())
             }
         }
-    }
-
-    fn connected(
-        &mut self,
-        state: &lockstep_wire::TreeState,
-        out: mpsc::Sender<Message>,
-    ) -> Result<(), Stop> {
-        self.drop_session();
-        if !state.fault.is_empty() {
-            self.fault(format!("the standby cannot follow it: {}", state.fault));
-            return Ok(());
-        }
-        self.stopped = None;
-        if self.store.is_none() {
-            self.open_store()?;
-        }
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let identity = store.identity();
-        let connection = self.shared.lock().connection;
-        let limit = self.config.bytes_per_s_max;
-        let session =
-            |batch| Session::new(self.shared.clone(), out, connection, (identity.index, batch), limit);
-        let last = state.batch + u64::from(state.interrupted);
-        if state.index == identity.index
-            && state.batch >= identity.acked
-            && last <= identity.sent.max(state.batch)
-        {
-            let [doubts, paths] = store.resume(state.batch, state.interrupted)?;
-            self.known = store.load()?;
-            self.doubts = store.doubts()?.into_iter().collect();
-            self.session = Some(session(state.batch));
-            for path in doubts {
-                self.doubt(&path);
-            }
-            let now = Instant::now();
-            let mut shared = self.shared.lock();
-            for path in paths.into_iter().chain(self.doubts.iter().cloned()) {
-                shared.dirty.note_below(path, now);
-            }
-            return Ok(());
-        }
-        let session = session(0);
-        self.session = Some(session);
-        self.store = None;
-        self.fresh = true;
-        self.open_store()?;
-        let index = self.store.as_ref().map_or(0, |store| store.identity().index);
-        if let Some(session) = &mut self.session {
-            session.follow(index);
-        }
-        self.introduce = true;
-        if state.empty {
-            self.mark_everything();
-            return Ok(());
-        }
-        self.reconcile = Some(Reconcile::new());
-        self.ask()
-    }
-
-    /// Asks the standby for the next directory, or begins to send when all are known.
-    fn ask(&mut self) -> Result<(), Stop> {
-        let (Some(reconcile), Some(session)) = (&mut self.reconcile, &self.session) else { return Ok(()) };
-        if let Some(request) = reconcile.next() {
-            return session.send(request.into());
-        }
-        self.known = self.reconcile.take().map(|reconcile| reconcile.known).unwrap_or_default();
-        let all = self.known.below(crate::files::index::ROOT);
-        let changes: Vec<Change> =
-            all.into_iter().filter_map(|id| crate::files::plan::change_of(&self.known, id)).collect();
-        if let Some(store) = &mut self.store {
-            store.answered(0, &changes, &[], &[])?;
-        }
-        self.mark_everything();
-        Ok(())
-    }
-
-    /// The standby may have anything at `path`.
-    fn doubt(&mut self, path: &TreePath) {
-        let here = self.disk.as_ref().and_then(|disk| disk.look(path).ok().flatten());
-        let Some(id) = self.known.find(path) else {
-            self.doubts.insert(path.clone());
-            return;
-        };
-        let seen = self.known.seen(id).cloned();
-        let same_directory = here.zip(seen.clone()).is_some_and(|(here, seen)| {
-            here.kind == TreeKind::Directory && seen.kind == here.kind && seen.id == here.id
-        });
-        if let Some(seen) = seen.filter(|_| same_directory || path.is_root()) {
-            // What is in it is known; its metadata is not.
-            self.known.set(path, Seen { mode: u32::MAX, ..seen });
-            return;
-        }
-        self.known.remove(id);
-        self.doubts.insert(path.clone());
-    }
-
-    fn ack(&mut self, ack: &TreeAck) -> Result<(), Stop> {
-        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else { return Ok(()) };
-        if ack.index != store.identity().index {
-            return Ok(());
-        }
-        let mut failures: Vec<(TreePath, TreeFailure)> = Vec::new();
-        for failure in unpack::<TreeFailure>(ack.failures.clone()).flatten() {
-            if let Ok(path) = TreePath::parse(&failure.path) {
-                failures.push((path, failure));
-            }
-        }
-        let mut failed = Vec::new();
-        while let Some(flight) = session.flights.front_mut().filter(|flight| flight.batch <= ack.batch) {
-            let this = flight.batch == ack.batch;
-            if this && !failures.is_empty() {
-                let names: HashSet<&TreePath> = failures.iter().map(|(path, _)| path).collect();
-                flight.done.retain_mut(|done| {
-                    let fails = !done.silent && names.contains(&done.path);
-                    if fails {
-                        failed.extend(done.from.take());
-                    }
-                    !fails
-                });
-            }
-            if this && ack.more {
-                break;
-            }
-            let Some(flight) = session.flights.pop_front() else { break };
-            let certain: Vec<TreePath> =
-                flight.done.iter().filter(|done| !done.silent).map(|done| done.path.clone()).collect();
-            for path in &certain {
-                self.doubts.remove(path);
-                self.stuck.clear(path);
-            }
-            let changes: Vec<Change> = flight.done.into_iter().flat_map(|done| done.changes).collect();
-            let doubts: Vec<TreePath> =
-                failures.iter().map(|(path, _)| path.clone()).chain(failed.iter().cloned()).collect();
-            store.answered(flight.batch, &changes, if this { &doubts } else { &[] }, &certain)?;
-            self.introduce = false;
-        }
-        let announced = (store.identity().index, store.identity().acked);
-        self.shared.lock().announced = announced;
-        for from in failed {
-            self.doubt(&from);
-            self.shared.lock().dirty.note_below(from, Instant::now());
-        }
-        for (path, failure) in failures {
-            self.failed(&path, &failure);
-        }
-        Ok(())
-    }
-
-    /// The standby could not do something with `path`: it is stuck, and tried again.
-    fn failed(&mut self, path: &TreePath, failure: &TreeFailure) {
-        let now = Instant::now();
-        let reason = reason_of(failure);
-        tracing::debug!(tree = %self.config.name, %path, op = ?failure.op(), reason, "refused by the standby");
-        self.doubt(path);
-        if failure.reason() == TreeReason::Missing
-            && let Some(parent) = path.parent().filter(|parent| !parent.is_root())
-        {
-            // Somebody removed its directory on the standby.
-            self.doubt_whole(&parent);
-            self.shared.lock().dirty.note_below(parent, now);
-        }
-        self.hold(path, &reason, now);
-    }
-
-    fn doubt_whole(&mut self, path: &TreePath) {
-        if let Some(id) = self.known.find(path) {
-            self.known.remove(id);
-        }
-        self.doubts.insert(path.clone());
     }
 
     /// `path` is stuck for now.
@@ -586,29 +404,6 @@ impl Tree {
         self.carry_out(disk, facts, steps)
     }
 
-    pub(super) fn finish(&mut self) -> Result<(), Stop> {
-        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else {
-            return Err(Stop::Gone);
-        };
-        session.close(store)
-    }
-
-    /// Remembers one finished step.
-    pub(super) fn done(&mut self, done: Done) -> Result<(), Stop> {
-        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else {
-            return Err(Stop::Gone);
-        };
-        session.done(done, store)
-    }
-
-    /// Session and store, which are there while something is sent.
-    pub(super) fn lines(&mut self) -> Result<(&mut Session, &mut Store), Stop> {
-        match (&mut self.session, &mut self.store) {
-            (Some(session), Some(store)) => Ok((session, store)),
-            _ => Err(Stop::Gone),
-        }
-    }
-
     /// Looks at a path again that changed while it was looked at; `sent`: what was there before is on its way.
     pub(super) fn look_again(&mut self, path: &TreePath, took: Duration, sent: bool) {
         let now = Instant::now();
@@ -621,66 +416,6 @@ impl Tree {
         self.shared.lock().dirty.retry(path.clone(), mark);
     }
 
-    fn barrier(&mut self, reply: oneshot::Sender<Result<(), String>>) {
-        let ready = self.session.is_some() && self.stopped.is_none();
-        let cookie = match &self.watch {
-            Some(watch) if ready => watch.send_cookie(),
-            _ => {
-                let _ = reply.send(Err("the tree is not being sent".to_owned()));
-                return;
-            }
-        };
-        match cookie {
-            Ok(cookie) => {
-                let since = Instant::now();
-                self.barriers.push(Barrier { reply, cookie: Some(cookie), since, batch: None });
-            }
-            Err(error) => {
-                let _ = reply.send(Err(format!("no cookie can be written below its root: {error}")));
-            }
-        }
-    }
-
-    /// Answers whoever waits for nothing more.
-    fn judge_barriers(&mut self) {
-        if self.barriers.is_empty() {
-            return;
-        }
-        let (seen, oldest) = {
-            let mut shared = self.shared.lock();
-            let seen = shared.cookie;
-            if self.barriers.iter().any(|barrier| barrier.cookie.is_none_or(|cookie| cookie <= seen)) {
-                shared.dirty.hurry(Instant::now());
-            }
-            (seen, shared.dirty.oldest())
-        };
-        let busy = !self.scan.is_empty() || !self.vanished.is_empty() || self.introduce;
-        let (last, acked) = match (&self.session, &self.store) {
-            (Some(session), Some(store)) => (session.last_batch(), store.identity().acked),
-            _ => return,
-        };
-        let now = Instant::now();
-        let stopped = self.stopped.is_some();
-        let mut left = Vec::new();
-        for mut barrier in self.barriers.drain(..) {
-            if barrier.cookie.is_some_and(|cookie| cookie <= seen) {
-                (barrier.cookie, barrier.since) = (None, now);
-            }
-            if barrier.cookie.is_none() && barrier.batch.is_none() && !busy {
-                let sent = oldest.is_none_or(|first| first > barrier.since);
-                barrier.batch = sent.then_some(last);
-            }
-            if stopped {
-                let _ = barrier.reply.send(Err("the tree has stopped".to_owned()));
-            } else if barrier.batch.is_some_and(|batch| acked >= batch) {
-                let _ = barrier.reply.send(Ok(()));
-            } else {
-                left.push(barrier);
-            }
-        }
-        self.barriers = left;
-    }
-
     fn wait(&self) {
         let state = self.shared.lock();
         let now = Instant::now();
@@ -691,7 +426,7 @@ impl Tree {
         if self.may_send() {
             until = until.min(state.dirty.next_due().unwrap_or(until));
         }
-        if self.barriers.iter().any(|barrier| barrier.cookie.is_some_and(|cookie| cookie <= state.cookie)) {
+        if self.barriers.iter().any(|barrier| barrier.is_seen_now(state.cookie)) {
             return;
         }
         let wait = until.saturating_duration_since(now);
@@ -740,26 +475,4 @@ impl Tree {
         status.stuck_paths = self.stuck.len() as u64;
         status.stuck = self.stuck.named();
     }
-}
-
-/// Why the standby could not do it, for people.
-fn reason_of(failure: &TreeFailure) -> String {
-    let what = match failure.reason() {
-        TreeReason::NoSpace => "the standby has no room left: free some there",
-        TreeReason::Name => {
-            "the standby's file system takes no such name: use the same file system on both nodes"
-        }
-        TreeReason::Unsupported => {
-            "the standby's file system lacks a feature that it needs: use the same file system on both nodes"
-        }
-        TreeReason::Missing => "something is missing on the standby; it is sent anew",
-        TreeReason::Differs => "the standby has something else there; it is sent anew",
-        TreeReason::Content => "it arrived with another content; it is sent anew",
-        TreeReason::Denied => "the standby's agent may not do it: run it as root there",
-        TreeReason::ReadOnly => "the standby's file system is read-only: look at its disk",
-        TreeReason::Disk => "the standby's disk failed",
-        TreeReason::Symlink => "a symlink stands on the standby where a directory should be",
-        TreeReason::Other => "the standby could not take it",
-    };
-    if failure.detail.is_empty() { what.to_owned() } else { format!("{what} ({})", failure.detail) }
 }
