@@ -26,49 +26,43 @@ fn processes(lab: &Lab) -> Vec<(u32, String)> {
     found
 }
 
-/// The network namespaces of these processes.
-fn networks(processes: &[(u32, String)]) -> Vec<String> {
-    let of =
-        |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).map(|link| link.display().to_string());
-    processes.iter().filter_map(|(pid, _)| of(*pid).ok()).collect()
-}
+/// A process, told from a later one of the same number by when it began (clock ticks since boot).
+type Process = (u32, u64);
 
-/// What /proc counts in: fixed at 100 for programs, whatever the kernel's own clock does.
-const TICKS_PER_S: f64 = 100.0;
-
-/// When a process began, in clock ticks since boot.
+/// When a process began; none if it is gone.
 fn began(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Now, in the same count.
-fn now_ticks() -> u64 {
-    let uptime = std::fs::read_to_string("/proc/uptime").expect("/proc");
-    let seconds: f64 = uptime.split_whitespace().next().expect("a number").parse().expect("a number");
-    (seconds * TICKS_PER_S) as u64
+/// The lab's network namespaces (a supervisor and three machines) and every process in one of them, whatever its name.
+/// Processes are counted and not namespaces: the kernel gives a freed namespace's number to the next one, for
+/// example of a lab beside this.
+fn inhabitants(lab: &Lab) -> Vec<Process> {
+    let network = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let mut networks: Vec<_> = processes(lab).iter().filter_map(|(pid, _)| network(*pid)).collect();
+    networks.sort();
+    networks.dedup();
+    assert!(networks.len() >= 4, "a supervisor and three machines: {networks:?}");
+    let own = network(std::process::id());
+    networks.retain(|network| Some(network) != own.as_ref());
+    let everybody = std::fs::read_dir("/proc").expect("/proc").flatten();
+    everybody
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| network(*pid).is_some_and(|network| networks.contains(&network)))
+        .filter_map(|pid| Some((pid, began(pid)?)))
+        .collect()
 }
 
 /// Panics unless every trace is gone soon.
-fn assert_gone(lab: &Lab, their_networks: &[String]) {
+fn assert_gone(lab: &Lab, inhabitants: &[Process]) {
     let deadline = Instant::now() + PATIENCE;
-    let ended = now_ticks();
-    while !processes(lab).is_empty() {
-        assert!(Instant::now() < deadline, "processes stay behind: {:?}", processes(lab));
+    let lives = |(pid, start): &&Process| began(*pid) == Some(*start);
+    while !processes(lab).is_empty() || inhabitants.iter().any(|process| lives(&process)) {
+        let left: Vec<_> = inhabitants.iter().filter(lives).collect();
+        assert!(Instant::now() < deadline, "processes stay behind: {:?} {left:?}", processes(lab));
         std::thread::sleep(Duration::from_millis(10));
     }
-    let everybody: Vec<(u32, String)> = std::fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, String::new())))
-        // The kernel gives a freed namespace's number to the next one, for example of a lab beside this.
-        .filter(|(pid, _)| began(*pid).is_some_and(|began| began < ended))
-        .collect();
-    let held = networks(&everybody);
-    assert!(
-        !their_networks.iter().any(|network| held.contains(network)),
-        "a network namespace is still held"
-    );
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let home = lab.home().display().to_string();
     assert!(!mounts.contains(&home), "a mount stays behind: {mounts}");
@@ -78,10 +72,9 @@ fn assert_gone(lab: &Lab, their_networks: &[String]) {
 #[test]
 fn down_leaves_nothing_behind() {
     let lab = Lab::up_without_agents();
-    let networks = networks(&processes(&lab));
-    assert!(networks.len() >= 4, "a supervisor and three machines: {networks:?}");
+    let inhabitants = inhabitants(&lab);
     lab.ok(&["down"]);
-    assert_gone(&lab, &networks);
+    assert_gone(&lab, &inhabitants);
     assert!(!lab.home().exists());
 }
 
@@ -95,13 +88,13 @@ fn a_killed_supervisor_takes_everything_with_it_and_the_next_lab_starts() {
     BufReader::new(out).read_line(&mut line).expect("it speaks");
     assert_eq!(line, "ready\n");
     let running = processes(&lab);
-    let networks = networks(&running);
+    let inhabitants = inhabitants(&lab);
     let (supervisor, _) =
         running.iter().find(|(_, line)| line.contains("lab-supervisor")).expect("a supervisor");
     let pid = rustix::process::Pid::from_raw(supervisor.cast_signed()).expect("not 0");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the supervisor is ours");
     assert!(!command.wait().expect("the command ends").success());
-    assert_gone(&lab, &networks);
+    assert_gone(&lab, &inhabitants);
     lab.ok(&["up", "--no-agent"]);
     lab.ok(&["status"]);
 }
@@ -165,9 +158,9 @@ fn a_user_without_privileges_has_labs_too() {
     lab.ok(&["thaw", "b"]);
     lab.ok(&["sniff-start"]);
     lab.ok(&["sniff-stop"]);
-    let networks = networks(&processes(&lab));
+    let inhabitants = inhabitants(&lab);
     lab.ok(&["down"]);
-    assert_gone(&lab, &networks);
+    assert_gone(&lab, &inhabitants);
     let refused = lab.run(&["up", "--no-agent", "--disk", "loop"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("needs root"));
 }
