@@ -134,21 +134,29 @@ fn an_application_whose_health_answers_later_than_the_lease_lasts_is_left_alone(
 }
 
 #[test]
-fn an_application_that_ends_again_and_again_is_an_alarm_and_a_switchover_resolves_it() {
+fn an_application_that_fails_on_one_node_is_handed_over_and_one_that_fails_on_both_is_an_alarm() {
     let broken = tempfile::tempdir().expect("a temporary folder");
-    let flag = broken.path().join("broken");
-    let lab = Lab::new().up(&["--app", &format!("until [ -e {} ]; do sleep 0.1; done", flag.display())]);
+    let flag = |role: &str| broken.path().join(role);
+    let app = format!("until [ -e {}/$LOCKSTEP_ROLE ]; do sleep 0.1; done", broken.path().display());
+    let lab = Lab::new().up(&["--app", &app]);
     until("being in sync", || is_in_sync(&lab, "a", "b"));
     let alarms = |node| pair(&lab, node)["alarms"].to_string();
     assert_eq!(alarms("a"), "[]");
-    std::fs::write(&flag, "").expect("it is written");
-    until("the alarm", || alarms("a").contains("failed after its restarts"));
-    let held = pair(&lab, "a");
+    std::fs::write(flag("primary"), "").expect("it is written");
+    until("the handover to b", || is_in_sync(&lab, "b", "a"));
+    let events = lab.exec("a", &["lockstep", "events", "--json"]).output().expect("exec starts").stdout;
+    let events: Value = serde_json::from_slice(&events).expect("JSON");
+    assert!(events.as_array().expect("a list").iter().any(|event| event["kind"] == "5a"), "{events}");
+
+    // The node it came from failed just now: it is not sent back there.
+    std::fs::write(flag("secondary"), "").expect("it is written");
+    until("the alarm", || alarms("b").contains("may not take over by itself"));
+    let held = pair(&lab, "b");
     assert!(held["state"] == "active" && held["alarms"][0]["severity"] == "critical", "{held}");
-    assert!(alarms("a").contains("lockstep switchover"), "the remedy: {held}");
-    std::fs::remove_file(&flag).expect("it is removed");
-    operate(&lab, "a", "switchover");
-    until("the switchover to b", || is_in_sync(&lab, "b", "a"));
+    assert!(alarms("b").contains("lockstep switchover"), "the remedy: {held}");
+    std::fs::remove_dir_all(broken.path()).expect("it is removed");
+    operate(&lab, "b", "switchover");
+    until("the switchover to a", || is_in_sync(&lab, "a", "b"));
     until("the end of the alarm", || alarms("a") == "[]" && alarms("b") == "[]");
 }
 

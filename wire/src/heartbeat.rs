@@ -62,6 +62,12 @@ pub struct Heartbeat {
     /// Acknowledged commits only the sender has (solo), 0 otherwise; for the operator.
     #[prost(uint64, tag = "18")]
     pub solo_commits: u64,
+    /// The sender stands by and may be handed the service: its LAN, disk and application let it.
+    #[prost(bool, tag = "19")]
+    pub fit: bool,
+    /// The sender's operator switched automatic moves off: the receiver makes none either.
+    #[prost(bool, tag = "20")]
+    pub hands_off: bool,
 }
 
 impl Heartbeat {

@@ -126,6 +126,10 @@ pub struct Voice {
     pub intent_counter: u64,
     /// For the operator.
     pub solo_commits: u64,
+    /// We stand by and may be handed the service: LAN, targets, disk and application let us.
+    pub fit: bool,
+    /// Automatic moves are off.
+    pub hands_off: bool,
     /// False: from an intent until its durable cancellation nothing is echoed.
     pub echo: bool,
     /// A lapsed in-sync node that has heard nothing for the detection time is silent.

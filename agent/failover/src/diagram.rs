@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 fn target(row: &Row) -> &'static str {
     match (row.who, row.verdict) {
         (Who::Active, Verdict::Hold) => "holding",
+        (Who::Active, Verdict::HandOver) => "releasing",
         (Who::Active, _) => "active",
         (Who::Standby, Verdict::Promote) => "promoting",
         (Who::Standby, _) => "standby",

@@ -158,6 +158,8 @@ pub enum Event {
     AppFailed(String),
     /// The application is down.
     AppStopped,
+    /// The disk of a database fails (why), or works again (`None`).
+    DatabaseDisk(Option<String>),
 }
 
 /// What an operator asks for.
@@ -174,6 +176,6 @@ pub enum Request {
     Failback,
     /// Decide and log, act on nothing.
     Observe(bool),
-    /// No automatic move.
+    /// No automatic move, on either node.
     Maintenance(bool),
 }

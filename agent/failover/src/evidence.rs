@@ -66,8 +66,16 @@ pub struct Evidence {
     pub copy_complete: bool,
     /// The lease is open, as reported.
     pub lease_open: bool,
-    /// The application failed.
+    /// The application failed after its restarts.
     pub app_failed: bool,
+    /// When it last did, in this life of the agent.
+    pub app_failed_at: Option<Time>,
+    /// Why the database's disk fails; `None`: it does not.
+    pub disk_fault: Option<String>,
+    /// The VIP's interface has a carrier.
+    pub lan_carrier: bool,
+    /// Since when no round of probes has had a majority.
+    pub majority_lost: Option<Time>,
     /// The permit had grown too old.
     pub permit_old: bool,
     /// Solo commits so far.
@@ -95,6 +103,10 @@ impl Evidence {
             copy_complete: false,
             lease_open: false,
             app_failed: false,
+            app_failed_at: None,
+            disk_fault: None,
+            lan_carrier: true,
+            majority_lost: None,
             permit_old: false,
             solo_commits: 0,
             positions: BTreeMap::new(),
@@ -147,6 +159,7 @@ impl Evidence {
             return false;
         }
         let won = answered * 2 > of;
+        self.majority_lost = if won { None } else { self.majority_lost.or(Some(sent_at)) };
         let since = self.majority.and_then(|last| last.since).unwrap_or(sent_at);
         self.majority = Some(Majority { sent_at, answered, of, since: won.then_some(since) });
         won

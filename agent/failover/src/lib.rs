@@ -28,7 +28,7 @@ pub use self::{
     action::{Action, Engine, Voice},
     event::{Event, Path, Request},
     lease::{Judgement, Lapse, Lease, Permit},
-    machine::{Config, FailoverType, Machine, Role},
+    machine::{Config, Fact, FailoverType, Forecast, Foreseen, Machine, Role},
     profile::{Profile, Timing},
     pulse::{Pulse, Report},
     refusal::Refusal,

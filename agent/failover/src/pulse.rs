@@ -173,6 +173,8 @@ impl Pulse {
             intent: voice.intent as i32,
             intent_counter: voice.intent_counter,
             solo_commits: voice.solo_commits,
+            fit: voice.fit,
+            hands_off: voice.hands_off,
         })
     }
 

@@ -55,6 +55,9 @@ pub enum Refusal {
         "the peer is not heard: a switchover needs both nodes; use `lockstep failover` on the standby if the active is off"
     )]
     PeerSilent,
+    /// It decides and logs, and moves nothing.
+    #[error("this node only observes: `lockstep observe off` first, or set `observe = false`")]
+    Observing,
     /// A failback where nothing is to be returned.
     #[error("the configured primary already serves: nothing to fail back")]
     AtHome,
@@ -73,6 +76,7 @@ impl Refusal {
             Self::NoMajority { .. } => "no-majority",
             Self::NotInSync => "not-in-sync",
             Self::PeerSilent => "peer-silent",
+            Self::Observing => "observing",
             Self::AtHome => "at-home",
         }
     }

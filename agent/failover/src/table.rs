@@ -7,111 +7,9 @@
 
 use crate::action::Severity;
 
-macro_rules! facet {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
+mod facet;
 
-        impl $name {
-            /// All values.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-        }
-    };
-}
-
-facet! {
-    /// Whose question it is.
-    Who {
-        /// The node that serves.
-        Active,
-        /// The node that follows.
-        Standby,
-        /// A node that does neither: after a start, or after its lease lapsed.
-        Cold,
-    }
-}
-facet! {
-    /// What is heard of the peer.
-    Peer {
-        /// On both paths, and it hears us.
-        Both,
-        /// On the direct link only, and it hears us.
-        DirectOnly,
-        /// On the LAN only, and it hears us.
-        LanOnly,
-        /// It is heard and does not hear us (its messages echo nothing recent).
-        Deaf,
-        /// Nothing on any path.
-        Nothing,
-        /// It cannot be judged yet: no heartbeat keys.
-        Unknown,
-    }
-}
-facet! {
-    /// What the VIP probes of this attempt brought.
-    Vip {
-        /// Not probed yet.
-        Unasked,
-        /// Nobody answers.
-        Silent,
-        /// The peer's MAC answers.
-        PeerMac,
-        /// A foreign MAC answers.
-        Foreign,
-    }
-}
-facet! {
-    /// What a cold node last was.
-    WasKind {
-        /// Nothing yet.
-        Never,
-        /// Active and solo after the grant, or promoted.
-        Alone,
-        /// Active and in sync.
-        InSync,
-        /// Standby, outdated, or only intended.
-        Followed,
-        /// Forced by the operator.
-        Forced,
-    }
-}
-facet! {
-    /// How the peer's history relates to ours.
-    Relation {
-        /// Not heard.
-        Unheard,
-        /// It serves, at our epoch or a higher one.
-        Serves,
-        /// Higher epoch, does not serve.
-        Higher,
-        /// Same epoch, does not serve.
-        Same,
-        /// Lower epoch.
-        Lower,
-    }
-}
-facet! {
-    /// What to do.
-    Verdict {
-        /// Go on as you are.
-        Stay,
-        /// Let time pass.
-        Wait,
-        /// Ask the network who has the VIP, and the peer whether it lives.
-        Probe,
-        /// Take over.
-        Promote,
-        /// Serve at the epoch we have (a fresh pair: claim the first).
-        Serve,
-        /// Follow the peer.
-        Follow,
-        /// The operator must decide.
-        Ask,
-        /// Do nothing, and say so.
-        Hold,
-    }
-}
+pub use facet::{Peer, Relation, Verdict, Vip, WasKind, Who};
 
 /// The evidence, reduced to what the table distinguishes. Facets that a node's part of the table
 /// does not use are ignored there.
@@ -137,8 +35,13 @@ pub struct View {
     pub foreign: bool,
     /// Active: the permit was too old.
     pub permit_old: bool,
-    /// Active: the application failed after its restarts.
-    pub app_failed: bool,
+    /// Active: the application failed after its restarts, or the database's disk fails.
+    pub unfit: bool,
+    /// Active: the standby is in sync and fit, automatic moves are on and within their limit, and this node
+    /// is unfit, or has been cut off from its LAN for long enough.
+    pub may_hand_over: bool,
+    /// Active: an automatic failback is due.
+    pub failback: bool,
     /// Cold: what we were.
     pub was: WasKind,
     /// Cold: the peer's history.
@@ -164,7 +67,9 @@ pub struct When {
     pub lease: Option<bool>,
     pub foreign: Option<bool>,
     pub permit_old: Option<bool>,
-    pub app_failed: Option<bool>,
+    pub unfit: Option<bool>,
+    pub may_hand_over: Option<bool>,
+    pub failback: Option<bool>,
     pub was: &'static [WasKind],
     pub relation: &'static [Relation],
     pub peer_solo: Option<bool>,
@@ -183,7 +88,9 @@ pub const ANY: When = When {
     lease: None,
     foreign: None,
     permit_old: None,
-    app_failed: None,
+    unfit: None,
+    may_hand_over: None,
+    failback: None,
     was: &[],
     relation: &[],
     peer_solo: None,
@@ -207,7 +114,9 @@ impl When {
             && flag(self.lease, view.lease)
             && flag(self.foreign, view.foreign)
             && flag(self.permit_old, view.permit_old)
-            && flag(self.app_failed, view.app_failed)
+            && flag(self.unfit, view.unfit)
+            && flag(self.may_hand_over, view.may_hand_over)
+            && flag(self.failback, view.failback)
             && one(self.was, &view.was)
             && one(self.relation, &view.relation)
             && flag(self.peer_solo, view.peer_solo)
@@ -253,7 +162,7 @@ pub fn row_for(view: &View) -> &'static Row {
 }
 
 use Severity::{Critical, Info, Warning};
-use Verdict::{Ask, Follow, Hold, Probe, Promote, Serve, Stay, Wait};
+use Verdict::{Ask, Follow, HandOver, Hold, Probe, Promote, Serve, Stay, Wait};
 use Who::{Active, Cold, Standby};
 
 const fn row(
@@ -267,9 +176,14 @@ const fn row(
     Row { id, who, when, verdict, severity, sentence }
 }
 
-/// A healthy active node, as far as the application and its permit go.
-const SERVING: When =
-    When { foreign: Some(false), permit_old: Some(false), app_failed: Some(false), lease: Some(true), ..ANY };
+/// An active node with its lease, whose address is nobody else's.
+const LEASED: When = When { foreign: Some(false), permit_old: Some(false), lease: Some(true), ..ANY };
+/// The same, and it is fit to serve.
+const SERVING: When = When { unfit: Some(false), ..LEASED };
+/// It is not.
+const UNFIT: When = When { unfit: Some(true), ..LEASED };
+/// It is, and its own LAN is dead.
+const CUT_OFF: When = When { peer: &[Peer::DirectOnly], majority: Some(false), ..SERVING };
 /// The standby hears nothing, sees its targets, and the other's lease is over.
 const MAY_TAKE: When = When { peer: &[Peer::Nothing], majority: Some(true), wait_over: Some(true), ..ANY };
 const ALONE: When = When { was: &[WasKind::Alone], relation: &[Relation::Unheard], ..ANY };
@@ -277,16 +191,26 @@ const ALONE: When = When { was: &[WasKind::Alone], relation: &[Relation::Unheard
 /// The table.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = &[
-    row("1a", Active, When { peer: &[Peer::Both], ..SERVING }, Stay, Info,
+    row("1a", Active, When { peer: &[Peer::Both], failback: Some(false), ..SERVING }, Stay, Info,
         "both paths carry heartbeats: serving goes on, the lease is renewed by the standby's echoes"),
+    row("1c", Active, When { peer: &[Peer::Both], failback: Some(true), ..SERVING }, HandOver, Info,
+        "the primary has been in sync and fit for the configured time: handing the service back to it"),
     row("2a", Active, When { peer: &[Peer::LanOnly], ..SERVING }, Stay, Warning,
         "the direct link is silent and the LAN is not: serving goes on over the LAN, the address does not move"),
-    row("3", Active, When { peer: &[Peer::DirectOnly], majority: Some(false), ..SERVING }, Stay, Critical,
-        "the LAN carries neither heartbeats nor answers of the targets here, and the direct link lives: clients may not reach this node; it is not moved by itself, look at this node's LAN or use `lockstep switchover`"),
+    row("3a", Active, When { may_hand_over: Some(true), automatic: Some(true), ..CUT_OFF }, HandOver, Critical,
+        "this node's LAN has carried neither heartbeats nor answers of the targets for a while, and the standby is in sync and sees them: handing over to it"),
+    row("3b", Active, When { may_hand_over: Some(true), automatic: Some(false), ..CUT_OFF }, Ask, Critical,
+        "this node's LAN has carried neither heartbeats nor answers of the targets for a while, and the standby is in sync and sees them; failover is manual: `lockstep switchover`"),
+    row("3c", Active, When { may_hand_over: Some(false), ..CUT_OFF }, Stay, Critical,
+        "the LAN carries neither heartbeats nor answers of the targets here, and the direct link lives: clients may not reach this node; it is moved when that lasts and the standby is in sync and fit; look at this node's LAN or use `lockstep switchover`"),
     row("4a", Active, When { peer: &[Peer::DirectOnly], majority: Some(true), ..SERVING }, Stay, Warning,
         "the LAN carries no heartbeats and the direct link does: serving goes on, look at the LAN"),
-    row("5", Active, When { permit_old: Some(false), foreign: Some(false), lease: Some(true), app_failed: Some(true), ..ANY }, Stay, Critical,
-        "the application failed after its restarts: it is not moved by itself here, use `lockstep switchover`"),
+    row("5a", Active, When { may_hand_over: Some(true), automatic: Some(true), ..UNFIT }, HandOver, Critical,
+        "the application failed after its restarts, or the database's disk fails, and the standby is in sync and fit: handing over to it"),
+    row("5b", Active, When { may_hand_over: Some(true), automatic: Some(false), ..UNFIT }, Ask, Critical,
+        "the application failed after its restarts, or the database's disk fails, and the standby is in sync and fit; failover is manual: `lockstep switchover`"),
+    row("5c", Active, When { may_hand_over: Some(false), ..UNFIT }, Stay, Critical,
+        "the application failed after its restarts, or the database's disk fails, and the standby may not take over by itself now (it is not in sync or failed too, automatic moves are off, or two were made within the hour): repair it here, or use `lockstep switchover`"),
     row("6", Active, When { permit_old: Some(true), ..ANY }, Hold, Critical,
         "the state machine was stuck for more than 5 s: the lease lapsed and this node fell silent"),
     row("8a", Active, When { peer: &[Peer::Deaf], ..SERVING }, Wait, Critical,

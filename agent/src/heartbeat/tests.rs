@@ -101,6 +101,8 @@ fn voice(revision: u64) -> Voice {
         intent: Intent::None,
         intent_counter: 0,
         solo_commits: 0,
+        fit: false,
+        hands_off: false,
         echo: true,
         silent_when_deaf: false,
         permit: None,

@@ -236,6 +236,8 @@ pub(crate) fn heartbeat() -> Heartbeat {
         intent: Intent::Released.into(),
         intent_counter: 4,
         solo_commits: 17,
+        fit: true,
+        hands_off: true,
     }
 }
 

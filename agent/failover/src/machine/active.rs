@@ -24,6 +24,8 @@ pub(super) struct Active {
     standing: Standing,
     /// What the durable claim to commits alone means for the standby.
     app_restart: bool,
+    /// Since when both paths carry heartbeats without a gap.
+    both_since: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,7 +33,7 @@ enum Standing {
     /// Started in sync, the standby has not connected yet; nothing granted in this life.
     Waiting { since: Time },
     /// The standby holds every acknowledged commit: granting.
-    InSync,
+    InSync { since: Time },
     /// No more grants; commits wait until the last grant and the operator's delay are over.
     Leaving { since: Time },
     /// The mark of solo is durable; commits wait until the operator's delay is over.
@@ -46,11 +48,19 @@ impl Active {
     pub(super) fn new(state: &PairState, now: Time) -> Self {
         let standing =
             if state.solo { Standing::Held { since: now } } else { Standing::Waiting { since: now } };
-        Self { standing, app_restart: false }
+        Self { standing, app_restart: false, both_since: None }
     }
 
     pub(super) fn is_in_sync(&self) -> bool {
-        self.standing == Standing::InSync
+        matches!(self.standing, Standing::InSync { .. })
+    }
+
+    /// Since when the standby has been in sync and heard on both paths.
+    pub(super) fn stable_since(&self) -> Option<Time> {
+        match self.standing {
+            Standing::InSync { since } => self.both_since.map(|both| both.max(since)),
+            _ => None,
+        }
     }
 
     pub(super) fn is_solo(&self) -> bool {
@@ -58,7 +68,7 @@ impl Active {
     }
 
     pub(super) fn waits_for_standby(&self) -> bool {
-        !matches!(self.standing, Standing::InSync | Standing::Solo)
+        !matches!(self.standing, Standing::InSync { .. } | Standing::Solo)
     }
 
     /// Since when it has been on the way to solo without the mark.
@@ -103,12 +113,18 @@ impl Machine {
             self.act(Action::StartApp);
             return self.go(active);
         }
+        let both = self.evidence.peer(&self.config.timing, self.now) == Peer::Both;
+        active.both_since = active.both_since.filter(|_| both).or(both.then_some(self.now));
+        self.phase = active.into();
         let row = self.row(Who::Active);
         let was_foreign = self.row == FOREIGN_ROW;
         self.log_row(row);
         if was_foreign != (self.row == FOREIGN_ROW) {
             // Who had asked meanwhile may have believed the other: also after it is healed.
             self.act(Action::Announce);
+        }
+        if self.hands_over(row) {
+            return self.go(Releasing::new(self.now));
         }
         if self.is_switchover_wanted(&active) {
             self.log("switchover", Severity::Info, "the operator asks for a switchover on the standby");
@@ -123,13 +139,13 @@ impl Machine {
         match active.standing {
             Standing::Waiting { .. } | Standing::Leaving { .. } if connected && !self.peer_is_gone() => {
                 self.log("in-sync", Severity::Info, "the standby holds every acknowledged commit: granting");
-                self.go(with(Standing::InSync))
+                self.go(with(Standing::InSync { since: self.now }))
             }
             Standing::Waiting { since } if self.must_leave(since) => self.leave(active),
-            Standing::InSync if !connected && self.must_leave(self.evidence.in_sync_changed) => {
+            Standing::InSync { .. } if !connected && self.must_leave(self.evidence.in_sync_changed) => {
                 self.leave(active)
             }
-            Standing::InSync if self.peer_is_gone() => self.leave(active),
+            Standing::InSync { .. } if self.peer_is_gone() => self.leave(active),
             Standing::Leaving { since } => self.leave_when_over(since),
             Standing::Solo | Standing::Held { .. } if !self.state.solo => {
                 unreachable!("solo standing rests on the durable mark")
@@ -143,7 +159,9 @@ impl Machine {
                 self.act(Action::Engine(Engine::HoldCommits));
                 self.go(with(Standing::Catching { durable: false }))
             }
-            Standing::Catching { durable: true } => self.clear_solo(with(Standing::InSync)),
+            Standing::Catching { durable: true } => {
+                self.clear_solo(with(Standing::InSync { since: self.now }))
+            }
             Standing::Catching { .. } if !connected => self.go(with(Standing::Held { since: self.now })),
             Standing::Held { since } if self.config.solo_after.is_over(since, self.now) => {
                 self.act(Action::Engine(Engine::AllowSolo { epoch: self.state.epoch }));
@@ -222,7 +240,7 @@ impl Machine {
     fn is_switchover_wanted(&self, active: &Active) -> bool {
         active.is_in_sync()
             && self.evidence.engine_in_sync
-            && !self.hands_off()
+            && !self.observe
             && self.newest_intent() == Intent::SwitchoverWanted
             && self.evidence.word.is_some_and(|word| word.heartbeat.epoch() == self.state.epoch)
             && self.evidence.peer_hears_us(&self.config.timing, self.now)

@@ -228,9 +228,6 @@ impl Machine {
     }
 
     fn serve_cold(&mut self) -> bool {
-        if self.hands_off() {
-            return false;
-        }
         if self.state.epoch == Epoch::NONE {
             let state = self.claimed(false);
             return self.persist(state);

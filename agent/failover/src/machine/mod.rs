@@ -8,6 +8,9 @@
 
 mod active;
 mod cold_start;
+mod explain;
+mod forecast;
+mod moves;
 mod note;
 mod opening;
 mod promote;
@@ -17,6 +20,9 @@ mod round_trip;
 mod standby;
 mod view;
 mod voice;
+
+pub use explain::Fact;
+pub use forecast::{Forecast, Foreseen};
 
 use crate::action::{Action, Severity, Voice};
 use crate::event::{Event, Path};
@@ -82,6 +88,8 @@ pub struct Config {
     pub release_timeout: Duration,
     /// How long commits wait for the standby at the least.
     pub solo_after: SoloAfter,
+    /// The secondary hands back to a primary that has been in sync and fit for so long; `None`: the operator does.
+    pub failback_after: Option<Duration>,
 }
 
 /// Where the machine is. Every phase knows what it waits for.
@@ -120,6 +128,8 @@ pub struct Machine {
     sentence: String,
     /// What was said of the round trip.
     pace: Option<(Path, Pace)>,
+    /// Automatic handovers of this life, oldest first.
+    moves: Vec<Time>,
     /// When this life began.
     started: Time,
     now: Time,
@@ -147,6 +157,7 @@ impl Machine {
             passing: None,
             sentence: String::new(),
             pace: None,
+            moves: Vec::new(),
             started: now,
             now,
             out: Vec::new(),
@@ -356,10 +367,6 @@ impl Machine {
 
     fn act(&mut self, action: Action) {
         self.out.push(action);
-    }
-
-    fn hands_off(&self) -> bool {
-        self.observe || self.maintenance
     }
 
     /// Everything said so far is what the heartbeat thread speaks by.

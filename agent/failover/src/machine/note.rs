@@ -2,7 +2,7 @@
 
 use super::{Machine, Phase};
 use crate::action::Severity;
-use crate::event::Event;
+use crate::event::{Event, Path};
 use crate::lease::Lapse;
 use crate::state::Was;
 
@@ -45,6 +45,9 @@ impl Machine {
             }
             Event::ForeignArp => self.evidence.foreign_at = Some(now),
             Event::Carrier { path, up } => {
+                if path == Path::Lan {
+                    self.evidence.lan_carrier = up;
+                }
                 let word = if up { "is back" } else { "is lost: collecting evidence" };
                 self.log("carrier", Severity::Info, format!("carrier of the {} {word}", path.name()));
             }
@@ -66,11 +69,25 @@ impl Machine {
             }
             Event::AppFailed(ref why) => {
                 self.evidence.app_failed = true;
+                self.evidence.app_failed_at = Some(now);
                 self.log(
                     "app",
                     Severity::Critical,
                     format!("the application failed after its restarts: {why}"),
                 );
+            }
+            Event::AppStarted => {
+                self.evidence.app_failed = false;
+                self.note_phase(&event);
+            }
+            Event::DatabaseDisk(fault) => {
+                let sentence = match &fault {
+                    Some(why) => format!("the disk of a database fails: {why}"),
+                    None => "the disks of the databases work again".to_owned(),
+                };
+                let severity = if fault.is_some() { Severity::Critical } else { Severity::Info };
+                self.evidence.disk_fault = fault;
+                self.log("disk", severity, sentence);
             }
             Event::AppHealthy => {
                 self.evidence.app_failed = false;

@@ -104,7 +104,8 @@ impl Machine {
         let done = match opening.stage {
             Stage::Data => opening.ready,
             Stage::Address => opening.added,
-            Stage::Application => opening.healthy || self.opens_early(&opening),
+            // One that failed for good is the table's to judge, with the address where clients ask.
+            Stage::Application => opening.healthy || self.evidence.app_failed || self.opens_early(&opening),
             Stage::Lease => self.evidence.lease_open,
         };
         if done {
@@ -122,7 +123,11 @@ impl Machine {
         opening.asked_at = None;
         opening.stage = match opening.stage {
             Stage::Data => Stage::Address,
-            Stage::Address => Stage::Application,
+            Stage::Address => {
+                // What failed before is started anew.
+                self.evidence.app_failed = false;
+                Stage::Application
+            }
             Stage::Application => {
                 if !opening.keep_lease {
                     self.opening += 1;

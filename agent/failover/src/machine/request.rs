@@ -22,6 +22,10 @@ impl Machine {
         if self.next.is_some() {
             return Err(Refusal::Busy("writing its state"));
         }
+        let moves = !matches!(request, Request::Observe(_) | Request::Maintenance(_));
+        if self.observe && moves {
+            return Err(Refusal::Observing);
+        }
         match request {
             Request::Observe(on) => self.observe = on,
             Request::Maintenance(on) => self.maintenance = on,

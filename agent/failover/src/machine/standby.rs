@@ -113,7 +113,7 @@ impl Machine {
     }
 
     fn answer_release(&mut self) -> bool {
-        if self.state.outdated || self.hands_off() {
+        if self.state.outdated || self.observe {
             self.log(
                 "refuse",
                 Severity::Warning,
@@ -133,7 +133,7 @@ impl Machine {
         match row.verdict {
             Verdict::Probe if !self.hands_off() => self.go(Promoting::by_itself()),
             Verdict::Probe => {
-                self.ask("automatic moves are off, otherwise this node would take over now");
+                self.ask(self.hands_off_question());
                 false
             }
             Verdict::Ask => {

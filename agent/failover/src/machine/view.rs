@@ -28,7 +28,9 @@ impl Machine {
             lease: evidence.lease_open,
             foreign: evidence.foreign_at.is_some_and(|at| now < at + FOREIGN),
             permit_old: evidence.permit_old,
-            app_failed: evidence.app_failed,
+            unfit: self.is_unfit(),
+            may_hand_over: self.may_hand_over(),
+            failback: self.failback_is_due(),
             was: was_kind(&self.state),
             relation,
             peer_solo: relation != Relation::Unheard

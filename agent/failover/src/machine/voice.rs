@@ -47,6 +47,8 @@ impl Machine {
             intent: Intent::None,
             intent_counter: 0,
             solo_commits: if state.solo { self.evidence.solo_commits } else { 0 },
+            fit: false,
+            hands_off: self.own_hands_off(),
             echo: true,
             silent_when_deaf: false,
             permit: None,
@@ -59,7 +61,10 @@ impl Machine {
                     voice.permit = Some(self.permit(false));
                 }
             }
-            Phase::Standby(standby) => standby.speak(state, &mut voice),
+            Phase::Standby(standby) => {
+                standby.speak(state, &mut voice);
+                voice.fit = !state.outdated && self.is_fit();
+            }
             Phase::Promoting(promoting) => promoting.speak(state, &mut voice),
             Phase::Opening(opening) => {
                 voice.active = true;

@@ -13,7 +13,9 @@ const BASE: View = View {
     lease: false,
     foreign: false,
     permit_old: false,
-    app_failed: false,
+    unfit: false,
+    may_hand_over: false,
+    failback: false,
     was: WasKind::Never,
     relation: Relation::Unheard,
     peer_solo: false,
@@ -25,10 +27,19 @@ fn every_view() -> Vec<View> {
     let mut views = Vec::new();
     let bits = |n: u32, i: u32| n >> i & 1 == 1;
     for &peer in Peer::ALL {
-        for n in 0..32 {
-            let (majority, lease, foreign) = (bits(n, 0), bits(n, 1), bits(n, 2));
-            let (permit_old, app_failed) = (bits(n, 3), bits(n, 4));
-            views.push(View { peer, majority, lease, foreign, permit_old, app_failed, ..BASE });
+        for n in 0..256 {
+            views.push(View {
+                peer,
+                majority: bits(n, 0),
+                lease: bits(n, 1),
+                foreign: bits(n, 2),
+                permit_old: bits(n, 3),
+                unfit: bits(n, 4),
+                may_hand_over: bits(n, 5),
+                automatic: bits(n, 6),
+                failback: bits(n, 7),
+                ..BASE
+            });
         }
         for &vip in Vip::ALL {
             for n in 0..16 {
@@ -97,6 +108,18 @@ fn a_takeover_needs_silence_the_wait_a_majority_a_silent_vip_and_a_valid_grant()
             assert_eq!(view.peer, Peer::Nothing);
             assert!(view.wait_over && view.majority && view.grant && view.automatic);
             assert_eq!(view.vip, Vip::Silent);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_handed_over_by_itself_without_an_open_lease_and_leave_or_a_due_failback() {
+    for view in every_view() {
+        if row_for(&view).verdict == HandOver {
+            assert!(view.lease && !view.foreign && !view.permit_old, "{view:?}");
+            let by_fault = view.may_hand_over && view.automatic;
+            let failback = view.failback && view.peer == Peer::Both && !view.unfit;
+            assert!(by_fault || failback, "{view:?}");
         }
     }
 }

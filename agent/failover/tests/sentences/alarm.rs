@@ -32,19 +32,19 @@ fn an_active_that_lost_its_lan_beside_a_live_direct_link_holds_and_alarms() {
         rig.peer_on(&[lockstep_failover::Path::Direct], |_| {});
         rig.tell(Event::TargetsMajority { sent_at: rig.now, answered: 1, of: 3 });
     }
-    assert_eq!(told(&rig, "3"), Some(Severity::Critical));
-    assert_eq!((rig.machine.status().row, rig.machine.status().state.name()), ("3", "active"));
+    assert_eq!(told(&rig, "3c"), Some(Severity::Critical));
+    assert_eq!((rig.machine.status().row, rig.machine.status().state.name()), ("3c", "active"));
 }
 
 #[test]
-fn an_application_that_failed_for_good_is_held_and_alarmed_until_it_is_healthy() {
+fn an_application_that_failed_for_good_beside_an_unfit_standby_is_alarmed_until_it_is_healthy() {
     let mut rig = Rig::active();
     rig.actions.clear();
     rig.tell(Event::AppFailed("shop failed 3 times".to_owned()));
     rig.peer(|_| {});
     assert_eq!(told(&rig, "app"), Some(Severity::Critical));
-    assert_eq!(told(&rig, "5"), Some(Severity::Critical));
-    assert_eq!((rig.machine.status().row, rig.machine.status().state.name()), ("5", "active"));
+    assert_eq!(told(&rig, "5c"), Some(Severity::Critical));
+    assert_eq!((rig.machine.status().row, rig.machine.status().state.name()), ("5c", "active"));
     rig.tell(Event::AppHealthy);
     for _ in 0..5 {
         rig.wait(100);

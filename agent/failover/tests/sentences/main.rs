@@ -4,6 +4,7 @@
 mod alarm;
 mod grant;
 mod lease;
+mod moves;
 mod promotion;
 mod pulse;
 mod release;

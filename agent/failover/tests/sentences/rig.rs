@@ -23,7 +23,11 @@ impl Rig {
     }
 
     pub(crate) fn with(role: Role, state: PairState, solo_after: SoloAfter) -> Self {
-        let config = Config {
+        Self::configured(role, state, |config| config.solo_after = solo_after)
+    }
+
+    pub(crate) fn configured(role: Role, state: PairState, change: impl Fn(&mut Config)) -> Self {
+        let mut config = Config {
             node: NodeId(if role == Role::Primary { 1 } else { 2 }),
             session: OURS,
             role,
@@ -32,8 +36,10 @@ impl Rig {
             application: true,
             open_early: None,
             release_timeout: Duration::from_secs(10),
-            solo_after,
+            solo_after: SoloAfter::default(),
+            failback_after: None,
         };
+        change(&mut config);
         let machine = Machine::new(config, state, ms(1_000));
         let mut rig = Self {
             machine,
@@ -116,7 +122,12 @@ impl Rig {
 
     /// An active node in sync with its standby.
     pub(crate) fn active() -> Self {
-        let mut rig = Self::new(Role::Primary, PairState::new());
+        Self::active_with(|_| {})
+    }
+
+    /// The same, configured otherwise.
+    pub(crate) fn active_with(change: impl Fn(&mut Config)) -> Self {
+        let mut rig = Self::configured(Role::Primary, PairState::new(), change);
         rig.wait(100);
         rig.peer(|beat| (beat.epoch_counter, beat.epoch_node) = (0, 0));
         rig.wait(100);

@@ -44,6 +44,8 @@ pub(crate) fn voice(at: Time) -> Voice {
         intent: Intent::None,
         intent_counter: 0,
         solo_commits: 0,
+        fit: false,
+        hands_off: false,
         echo: true,
         silent_when_deaf: false,
         permit: None,

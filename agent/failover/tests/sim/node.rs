@@ -190,6 +190,7 @@ impl Node {
             open_early: None,
             release_timeout: Duration::from_secs(10),
             solo_after: self.solo_after,
+            failback_after: None,
         };
         let state = PairState::from_text(&self.disk.to_text()).expect("what was written reads back");
         self.agent = Some((Machine::new(config, state, now), Pulse::new(session, timing, now)));
