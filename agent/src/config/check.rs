@@ -134,6 +134,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
             "use failover = \"manual\" if a person is to decide",
         );
     }
+    let failback_after = check_failback(raw, &key("failback_after_s"), faults);
     let solo_after = check_solo_after(raw.solo_after.as_deref(), key("solo_after"), faults);
     let network = check_network::network(raw, profile, faults);
     let databases = check_workload::databases(&raw.database, &raw.id, faults);
@@ -151,6 +152,8 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
         vips: network.vips,
         targets: network.targets,
         failover: raw.failover,
+        failback_after,
+        observe: raw.observe,
         hold_off_s,
         open_early_ms: raw.open_early_ms.unwrap_or(super::DEFAULT_OPEN_EARLY_MS),
         solo_after: solo_after?,
@@ -187,6 +190,19 @@ fn check_solo_after(text: Option<&str>, key: String, faults: &mut Faults) -> Opt
         faults.add(key, problem, "write for example \"30s\" or \"500ms\"");
     }
     allowed.map(SoloAfter::Delay)
+}
+
+fn check_failback(raw: &RawPair, key: &str, faults: &mut Faults) -> Option<Duration> {
+    let seconds = raw.failback_after_s.unwrap_or(super::DEFAULT_FAILBACK_AFTER_S);
+    match raw.failback {
+        super::FailbackType::Automatic => Some(Duration::from_secs(seconds.into())),
+        super::FailbackType::Manual => {
+            if raw.failback_after_s.is_some_and(|seconds| seconds != super::DEFAULT_FAILBACK_AFTER_S) {
+                faults.warn(key, "has no effect while failback = \"manual\"");
+            }
+            None
+        }
+    }
 }
 
 fn check_fingerprint(text: Option<&str>, key: String, faults: &mut Faults) -> Option<Fingerprint> {

@@ -1,11 +1,12 @@
 //! The rules for what a pair protects: databases and applications.
 
 use super::{
-    App, AppRun, Database, Health, Pair,
+    App, AppRun, Database, Health, Pair, Watch,
     check::Faults,
     raw::{RawApp, RawCommand, RawDatabase},
 };
 use std::path::{Component, Path};
+use std::time::Duration;
 
 /// Checks `[[pair.database]]`.
 pub(super) fn databases(raw: &[RawDatabase], pair: &str, faults: &mut Faults) -> Vec<Database> {
@@ -116,11 +117,41 @@ fn app(raw: &RawApp, pair: &str, faults: &mut Faults) -> Option<App> {
     };
     let health = match &raw.health {
         None => None,
-        Some(RawCommand::Line(url)) if url.contains("://") => Some(http(url, &key, faults)?),
+        Some(RawCommand::Line(url)) if url.contains("://") => Some(address(url, &key, faults)?),
         Some(command) => Some(Health::Command(arguments(command, &format!("{key} health"), faults)?)),
     };
     let stop_timeout_s = raw.stop_timeout_s.unwrap_or(super::DEFAULT_STOP_TIMEOUT_S);
-    Some(App { name: raw.name.clone(), run: run?, health, stop_timeout_s })
+    let watch = watch(raw, &key, faults)?;
+    Some(App { name: raw.name.clone(), run: run?, health, watch, stop_timeout_s })
+}
+
+fn watch(raw: &RawApp, key: &str, faults: &mut Faults) -> Option<Watch> {
+    let usual = super::DEFAULT_WATCH;
+    let numbers = [
+        ("health_interval_ms", raw.health_interval_ms, 10),
+        ("health_timeout_ms", raw.health_timeout_ms, 1),
+        ("health_failures", raw.health_failures, 1),
+        ("health_successes", raw.health_successes, 1),
+        ("restart_window_s", raw.restart_window_s, 1),
+        ("start_timeout_s", raw.start_timeout_s, 1),
+    ];
+    let before = faults.count();
+    for (name, value, least) in numbers {
+        if let Some(value) = value.filter(|value| *value < least) {
+            let problem = format!("expected at least {least}, found {value}");
+            faults.add(format!("{key} {name}"), problem, "leave it out for the usual value");
+        }
+    }
+    let of = |value: Option<u32>, unit: fn(u64) -> Duration, usual| value.map_or(usual, |v| unit(v.into()));
+    (faults.count() == before).then(|| Watch {
+        interval: of(raw.health_interval_ms, Duration::from_millis, usual.interval),
+        timeout: of(raw.health_timeout_ms, Duration::from_millis, usual.timeout),
+        failures: raw.health_failures.unwrap_or(usual.failures),
+        successes: raw.health_successes.unwrap_or(usual.successes),
+        restarts: raw.restarts.unwrap_or(usual.restarts),
+        restart_window: of(raw.restart_window_s, Duration::from_secs, usual.restart_window),
+        start_timeout: of(raw.start_timeout_s, Duration::from_secs, usual.start_timeout),
+    })
 }
 
 fn unit_name(unit: &str, key: &str, faults: &mut Faults) -> Option<String> {
@@ -136,17 +167,26 @@ fn unit_name(unit: &str, key: &str, faults: &mut Faults) -> Option<String> {
     sound.then(|| unit.to_owned())
 }
 
-fn http(url: &str, key: &str, faults: &mut Faults) -> Option<Health> {
-    let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
-    if host.is_none_or(str::is_empty) || url.contains(char::is_whitespace) {
-        faults.add(
-            format!("{key} health"),
-            format!("expected an http:// address or a command, found \"{url}\""),
-            "for example \"http://127.0.0.1:80/health\"",
-        );
-        return None;
+/// `http://` and what follows, or `tcp://` and a host with its port.
+fn address(url: &str, key: &str, faults: &mut Faults) -> Option<Health> {
+    let plain = !url.contains(char::is_whitespace);
+    let host = |rest: &str| rest.split('/').next().is_some_and(|host| !host.is_empty());
+    if plain && url.strip_prefix("http://").is_some_and(host) {
+        return Some(Health::Http(url.to_owned()));
     }
-    Some(Health::Http(url.to_owned()))
+    let end = |rest: &&str| {
+        let port = rest.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        port.and_then(|port| port.parse::<u16>().ok()).is_some_and(|port| port > 0)
+    };
+    if let Some(rest) = url.strip_prefix("tcp://").filter(|_| plain).filter(end) {
+        return Some(Health::Tcp(rest.to_owned()));
+    }
+    faults.add(
+        format!("{key} health"),
+        format!("expected an http:// address, tcp:// with host and port, or a command, found \"{url}\""),
+        "for example \"http://127.0.0.1:80/health\" or \"tcp://127.0.0.1:80\"",
+    );
+    None
 }
 
 /// A shell line runs by the shell, a list as it is.

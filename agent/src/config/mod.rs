@@ -49,6 +49,20 @@ pub const DEFAULT_OPEN_EARLY_MS: u32 = 5_000;
 /// A program gets this long to finish its requests before it is killed.
 pub const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
 
+/// How an application is watched unless its section says otherwise.
+pub const DEFAULT_WATCH: Watch = Watch {
+    interval: Duration::from_secs(1),
+    timeout: Duration::from_secs(2),
+    failures: 3,
+    successes: 1,
+    restarts: 3,
+    restart_window: Duration::from_mins(10),
+    start_timeout: Duration::from_mins(1),
+};
+
+/// Long enough for a primary that still has a fault to show it.
+pub const DEFAULT_FAILBACK_AFTER_S: u32 = 300;
+
 /// A longer hold-off belongs to a person's decision: `failover = "manual"`.
 pub const MAX_HOLD_OFF_S: u32 = 120;
 
@@ -99,6 +113,10 @@ pub struct Pair {
     pub targets: Vec<IpAddr>,
     /// Whether the standby promotes by itself.
     pub failover: FailoverType,
+    /// The secondary hands back by itself after so long in sync; `None`: the operator does.
+    pub failback_after: Option<Duration>,
+    /// Decides and logs, and touches neither the address nor an application.
+    pub observe: bool,
     /// Added to the wait before an automatic promotion, seconds.
     pub hold_off_s: u32,
     /// Open the address this long after the application's start even if it is not healthy, milliseconds.
@@ -202,10 +220,31 @@ pub struct App {
     pub name: String,
     /// What to start.
     pub run: AppRun,
-    /// How to ask it whether it works.
+    /// How to ask it whether it works; `None`: that it runs is enough.
     pub health: Option<Health>,
+    /// How often it is asked and what follows.
+    pub watch: Watch,
     /// How long it may take to stop before it is killed, seconds.
     pub stop_timeout_s: u32,
+}
+
+/// How an application is watched, and how often it is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// From one question to the next.
+    pub interval: Duration,
+    /// What one answer may take.
+    pub timeout: Duration,
+    /// Failed answers in a row that make it unhealthy.
+    pub failures: u32,
+    /// Good answers in a row that make it healthy.
+    pub successes: u32,
+    /// Restarts on this node within `restart_window` before it counts as failed.
+    pub restarts: u32,
+    /// See `restarts`.
+    pub restart_window: Duration,
+    /// One that is not healthy so long after a start is started again.
+    pub start_timeout: Duration,
 }
 
 /// What to start.
@@ -222,6 +261,8 @@ pub enum AppRun {
 pub enum Health {
     /// GET this `http://` address; healthy is an answer of 200 to 299.
     Http(String),
+    /// Connect to this host and port; healthy is a connection.
+    Tcp(String),
     /// Run this; healthy is exit code 0. Never empty.
     Command(Vec<String>),
 }
@@ -286,6 +327,16 @@ word_enum!(
         Automatic = "automatic",
         /// The operator.
         Manual = "manual",
+    }
+);
+word_enum!(
+    /// Who returns the service to the primary.
+    FailbackType {
+        /// The operator.
+        #[default]
+        Manual = "manual",
+        /// The secondary, after `failback_after_s` in sync.
+        Automatic = "automatic",
     }
 );
 word_enum!(

@@ -41,6 +41,11 @@ pub(super) struct RawPair {
     pub(super) targets: Vec<String>,
     #[serde(default)]
     pub(super) failover: super::FailoverType,
+    #[serde(default)]
+    pub(super) failback: super::FailbackType,
+    pub(super) failback_after_s: Option<u32>,
+    #[serde(default)]
+    pub(super) observe: bool,
     pub(super) hold_off_s: Option<u32>,
     pub(super) open_early_ms: Option<u32>,
     pub(super) solo_after: Option<String>,
@@ -94,6 +99,13 @@ pub(super) struct RawApp {
     pub(super) unit: Option<String>,
     pub(super) command: Option<RawCommand>,
     pub(super) health: Option<RawCommand>,
+    pub(super) health_interval_ms: Option<u32>,
+    pub(super) health_timeout_ms: Option<u32>,
+    pub(super) health_failures: Option<u32>,
+    pub(super) health_successes: Option<u32>,
+    pub(super) restarts: Option<u32>,
+    pub(super) restart_window_s: Option<u32>,
+    pub(super) start_timeout_s: Option<u32>,
     pub(super) stop_timeout_s: Option<u32>,
 }
 

@@ -268,10 +268,50 @@ fn an_application_is_a_unit_or_a_command() {
     refused("unit = \"shop.service\"", "", &["app \"web\"", "either unit or command"]);
     refused("unit = \"shop.service\"", "unit = \"-h\"", &["unit", "not a systemd unit"]);
     refused("unit = \"shop.service\"", "command = []", &["command", "a program and its arguments"]);
-    refused("\"http://127", "\"https://127", &["health", "http:// address or a command"]);
+    for wrong in
+        ["https://127.0.0.1/", "tcp://127.0.0.1", "tcp://:80", "tcp://h:0", "tcp://h:70000", "http://"]
+    {
+        refused(
+            "\"http://127.0.0.1:80/health\"",
+            &format!("\"{wrong}\""),
+            &["health", "http:// address", wrong],
+        );
+    }
+    let of = |to: &str| {
+        parse(&example("\"http://127.0.0.1:80/health\"", to)).unwrap().pairs[0].apps[0].health.clone()
+    };
+    assert_eq!(of("\"tcp://[::1]:80\""), Some(Health::Tcp("[::1]:80".into())));
     let text = example("unit = \"shop.service\"", "command = \"sleep 1 && true\"");
     let shell = ["/bin/sh", "-c", "sleep 1 && true"].map(String::from).to_vec();
     assert_eq!(parse(&text).unwrap().pairs[0].apps[0].run, AppRun::Command(shell));
+}
+
+#[test]
+fn the_example_watches_an_application_as_one_that_says_nothing_is_watched() {
+    assert_eq!(parse(EXAMPLE).unwrap().pairs[0].apps[0].watch, DEFAULT_WATCH);
+    let text = example("health_failures = 3\n", "").replace("restarts = 3", "restarts = 0");
+    let watch = parse(&text).unwrap().pairs[0].apps[0].watch;
+    assert_eq!((watch.failures, watch.restarts), (DEFAULT_WATCH.failures, 0));
+    let keys = [
+        "health_interval_ms = 1000",
+        "health_timeout_ms = 2000",
+        "health_failures = 3",
+        "health_successes = 1",
+    ];
+    for key in keys.into_iter().chain(["restart_window_s = 600", "start_timeout_s = 60"]) {
+        let name = key.split(' ').next().unwrap();
+        refused(key, &format!("{name} = 0"), &[name, "at least", "leave it out"]);
+    }
+}
+
+#[test]
+fn failback_is_the_operators_unless_it_is_automatic_after_a_time() {
+    let of = |text: &str| parse(text).unwrap().pairs[0].failback_after;
+    assert_eq!(of(EXAMPLE), None);
+    let automatic = example("failback = \"manual\"", "failback = \"automatic\"");
+    assert_eq!(of(&automatic), Some(Duration::from_secs(300)));
+    assert_eq!(of(&automatic.replace("after_s = 300", "after_s = 5")), Some(Duration::from_secs(5)));
+    warned("after_s = 300", "after_s = 5", &["failback_after_s", "no effect", "manual"]);
 }
 
 #[test]

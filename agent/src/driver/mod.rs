@@ -14,6 +14,7 @@ mod hands;
 mod pair;
 mod probing;
 mod queue;
+mod watched;
 
 use crate::config::{Config, Paths};
 use crate::control;

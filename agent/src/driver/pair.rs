@@ -213,7 +213,7 @@ fn machine_config(
         application: !pair.apps.is_empty(),
         open_early: (pair.open_early_ms > 0).then(|| Duration::from_millis(pair.open_early_ms.into())),
         solo_after: pair.solo_after,
-        failback_after: None,
+        failback_after: pair.failback_after,
         release_timeout: Duration::from_secs(stop.into()) + RELEASE_SLACK,
     }
 }

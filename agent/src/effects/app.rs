@@ -1,7 +1,7 @@
 //! Starts, renews, checks and stops the applications of a pair, each under its supervisor.
 //!
 //! Path: promote -> [`Application::start`]; lease renewed -> [`Application::renew`]; release or
-//! demote -> [`Application::stop`]. Everything is idempotent, and an agent that was restarted
+//! demote -> [`Application::ask_to_stop`]. Everything is idempotent, and an agent that was restarted
 //! finds a program that runs. Health beyond "it runs" is [`crate::probes::health`]'s, when to
 //! start it again is the driver's.
 
@@ -19,8 +19,6 @@ use crate::config::{App, AppRun, Pair, Role};
 
 /// A supervisor answers at once; one that does not is stuck or stopped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a kill may take beyond the stop time-out: a process in disk wait.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an application was not started, renewed or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +54,8 @@ pub enum AppError {
 pub struct Environment(pub Vec<(String, String)>);
 
 impl Environment {
-    /// `LOCKSTEP_ROLE`, `_EPOCH`, `_PAIR`, `_SOCKET`, `_VIP` (comma-separated, without masks)
-    /// and `_DATABASE_<NAME>` (upper case, `_` for `-`).
+    /// `LOCKSTEP_ROLE`, `_EPOCH`, `_PAIR`, `_SOCKET`, `_VIP` (comma-separated, without masks),
+    /// `_DATABASE_<NAME>` (upper case, `_` for `-`) and `_DATA_DIR`, the folder of the first database.
     pub fn new(pair: &Pair, role: Role, epoch: Epoch, socket: &Path) -> Self {
         let vips: Vec<_> = pair.vips.iter().map(|vip| vip.address.to_string()).collect();
         let mut variables = vec![
@@ -71,7 +69,31 @@ impl Environment {
             let name = database.name.as_str().to_uppercase().replace('-', "_");
             (format!("LOCKSTEP_DATABASE_{name}"), database.path(role).display().to_string())
         }));
+        if let Some(dir) = pair.databases.first().and_then(|database| database.path(role).parent()) {
+            variables.push(("LOCKSTEP_DATA_DIR".to_owned(), dir.display().to_string()));
+        }
         Self(variables)
+    }
+}
+
+impl Environment {
+    /// As `EnvironmentFile=` of systemd reads it, one assignment a line; quoted only where it must be, since Podman
+    /// and Docker read such files too and take quotes as they are.
+    fn to_file_text(&self) -> String {
+        let quoted = |value: &str| {
+            if value.chars().all(|c| c.is_ascii_alphanumeric() || "/._-:,@+".contains(c)) {
+                return value.to_owned();
+            }
+            let mut text = String::from('"');
+            for c in value.chars() {
+                if matches!(c, '"' | '\\' | '$' | '`') {
+                    text.push('\\');
+                }
+                text.push(c);
+            }
+            text + "\""
+        };
+        self.0.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect()
     }
 }
 
@@ -105,7 +127,6 @@ pub struct Application {
     reply: PathBuf,
     log: PathBuf,
     supervisor: Option<Child>,
-    starts: u32,
 }
 
 impl Application {
@@ -115,17 +136,12 @@ impl Application {
         let place = |end: &str| runtime_dir.join(format!("{pair}-{}.{end}", app.name));
         let (socket, reply) = (place("app"), place("reply"));
         let log = pair_dir.join(format!("{}.log", app.name));
-        Self { app: app.clone(), supervise, socket, reply, log, supervisor: None, starts: 0 }
+        Self { app: app.clone(), supervise, socket, reply, log, supervisor: None }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.app.name
-    }
-
-    /// How often this agent has started it; more than once are restarts.
-    pub fn starts(&self) -> u32 {
-        self.starts
     }
 
     /// Starts it, to be killed at `lease_end_us` (CLOCK_BOOTTIME) unless renewed. One that
@@ -148,6 +164,14 @@ impl Application {
             stop_timeout_us: u64::from(self.app.stop_timeout_s) * 1_000_000,
             systemctl: self.supervise.systemctl.clone(),
         };
+        if let AppRun::Unit(_) = self.app.run {
+            // A unit has an environment of its own, and may read this one.
+            let file = self.socket.with_extension("env");
+            std::fs::write(&file, environment.to_file_text()).map_err(|e| AppError::Start {
+                name: self.app.name.clone(),
+                reason: format!("{}: {e}", file.display()),
+            })?;
+        }
         let failed = |reason: String| AppError::Start { name: self.app.name.clone(), reason };
         let mut supervisor = Command::new(&self.supervise.program)
             .args(&self.supervise.arguments)
@@ -158,9 +182,7 @@ impl Application {
             .map_err(|e| failed(format!("{}: {e}", self.supervise.program.display())))?;
         let outcome = hand_over(&mut supervisor, &order);
         self.supervisor = Some(supervisor);
-        outcome.map_err(failed)?;
-        self.starts += 1;
-        Ok(())
+        outcome.map_err(failed)
     }
 
     /// Moves the moment at which it is killed. One datagram; never waits.
@@ -174,9 +196,7 @@ impl Application {
         });
         match sent {
             Ok(_) => Ok(()),
-            Err(e) if is_absent(&e) => {
-                Err(AppError::NotRunning { name: self.app.name.clone(), log: self.log.display().to_string() })
-            }
+            Err(e) if is_absent(&e) => Err(self.absent()),
             Err(source) => Err(self.stuck(source)),
         }
     }
@@ -186,10 +206,10 @@ impl Application {
     /// # Errors
     /// Its supervisor is there and does not answer.
     pub fn is_running(&mut self) -> Result<bool, AppError> {
-        let first = self.ask(b"status", ANSWER_TIMEOUT);
+        let first = self.ask(b"status");
         // A question can just miss a supervisor that ends; the second finds nobody.
         let answer = first.or_else(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => self.ask(b"status", ANSWER_TIMEOUT),
+            io::ErrorKind::WouldBlock => self.ask(b"status"),
             _ => Err(e),
         });
         match answer {
@@ -202,35 +222,44 @@ impl Application {
         }
     }
 
-    /// Asks it to stop, kills it when its time is over, and returns when it is gone with all
-    /// its descendants.
+    /// Asks it to stop, and does not wait: it is gone, with all its descendants, when it does not run any
+    /// more. Its supervisor kills it when its time is over.
     ///
     /// # Errors
-    /// Its supervisor does not answer; the program may still run.
-    pub fn stop(&mut self) -> Result<(), AppError> {
-        let patience = Duration::from_secs(self.app.stop_timeout_s.into()) + KILL_TIMEOUT;
-        match self.ask(b"stop", patience) {
+    /// Its supervisor takes no messages.
+    pub fn ask_to_stop(&mut self) -> Result<(), AppError> {
+        // The supervisor listens only to somebody whom it could answer.
+        let sent = self.bind_reply().and_then(|socket| socket.send_to(b"stop", &self.socket));
+        let _ = std::fs::remove_file(&self.reply);
+        match sent {
             Err(e) if !is_absent(&e) => Err(self.stuck(e)),
-            _ => {
-                self.reap();
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
     /// Sends `question` and waits for the answer: whether the program runs.
-    fn ask(&self, question: &[u8], timeout: Duration) -> io::Result<bool> {
+    fn ask(&self, question: &[u8]) -> io::Result<bool> {
+        let socket = self.bind_reply()?;
+        let mut answer = [0; 16];
+        let answered = socket.send_to(question, &self.socket).and_then(|_| socket.recv(&mut answer));
+        let _ = std::fs::remove_file(&self.reply);
+        answered.map(|length| answer[..length] == *RUNNING)
+    }
+
+    fn bind_reply(&self) -> io::Result<UnixDatagram> {
         match std::fs::remove_file(&self.reply) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let socket = UnixDatagram::bind(&self.reply)?;
-        socket.set_read_timeout(Some(timeout))?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        let mut answer = [0; 16];
-        let answered = socket.send_to(question, &self.socket).and_then(|_| socket.recv(&mut answer));
-        let _ = std::fs::remove_file(&self.reply);
-        answered.map(|length| answer[..length] == *RUNNING)
+        Ok(socket)
+    }
+
+    /// The error that it does not run.
+    pub fn absent(&self) -> AppError {
+        AppError::NotRunning { name: self.app.name.clone(), log: self.log.display().to_string() }
     }
 
     fn stuck(&self, source: io::Error) -> AppError {

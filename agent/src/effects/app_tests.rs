@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::boottime_us;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_WATCH};
 
 const SUPERVISE: &str = "LOCKSTEP_TEST_SUPERVISE";
 /// Longer than any test; a supervisor that a failing test leaves behind ends by itself.
@@ -26,7 +26,7 @@ impl Place {
     }
 
     fn app(&self, run: AppRun, stop_timeout_s: u32) -> Application {
-        let app = App { name: "web".to_owned(), run, health: None, stop_timeout_s };
+        let app = App { name: "web".to_owned(), run, health: None, watch: DEFAULT_WATCH, stop_timeout_s };
         let test = "effects::app::tests::acts_as_supervisor";
         let supervise = Supervise {
             program: std::env::current_exe().expect("the test binary"),
@@ -68,6 +68,12 @@ fn await_end(app: &mut Application) {
     }
 }
 
+/// Stops it politely.
+fn end(app: &mut Application) {
+    app.ask_to_stop().expect("takes the word");
+    await_end(app);
+}
+
 fn lives(pid: &str) -> bool {
     Path::new("/proc").join(pid).exists()
 }
@@ -81,11 +87,10 @@ fn a_program_finds_its_environment_and_its_output_is_kept() {
     place.read("up");
     assert!(app.is_running().expect("asks"));
     app.start(&environment(), later()).expect("runs already");
-    assert_eq!(app.starts(), 1);
     assert!(place.read("web.log").contains("pair main"));
-    app.stop().expect("stops");
+    end(&mut app);
     assert!(!app.is_running().expect("asks"));
-    app.stop().expect("is stopped already");
+    app.ask_to_stop().expect("is stopped already");
 }
 
 #[test]
@@ -115,8 +120,9 @@ fn a_restarted_agent_finds_the_program_alive() {
     let mut second = place.shell(line, 5);
     assert!(second.is_running().expect("asks"));
     second.start(&environment(), later()).expect("renews");
-    assert_eq!((second.starts(), place.read("main")), (0, main.clone()), "the same process");
-    second.stop().expect("stops");
+    assert!(second.supervisor.is_none(), "nothing was started");
+    assert_eq!(place.read("main"), main, "the same process");
+    end(&mut second);
     assert!(!lives(&main));
 }
 
@@ -127,7 +133,7 @@ fn a_program_is_asked_to_stop_before_it_is_killed() {
         place.shell("trap 'echo bye > bye; exit' TERM; echo up > up; while :; do sleep 0.01; done", 30);
     app.start(&environment(), later()).expect("starts");
     place.read("up");
-    app.stop().expect("stops");
+    end(&mut app);
     assert_eq!(place.read("bye"), "bye");
 }
 
@@ -137,7 +143,7 @@ fn a_program_that_does_not_stop_is_killed_when_its_time_is_over() {
     let mut app = place.shell("trap '' TERM; echo $$ > main; while :; do sleep 1000; done", 1);
     app.start(&environment(), later()).expect("starts");
     let main = place.read("main");
-    app.stop().expect("stops");
+    end(&mut app);
     assert!(!lives(&main));
     assert!(place.read("web.log").contains("has not stopped in its time"));
 }
@@ -146,9 +152,8 @@ fn a_program_that_does_not_stop_is_killed_when_its_time_is_over() {
 fn a_program_that_ends_by_itself_can_be_started_again() {
     let place = Place::new();
     let mut app = place.shell("exit 3", 5);
-    for starts in 1..=2 {
+    for _ in 0..2 {
         app.start(&environment(), later()).expect("starts");
-        assert_eq!(app.starts(), starts);
         await_end(&mut app);
     }
 }
@@ -167,7 +172,7 @@ fn a_killed_supervisor_takes_its_program_with_it() {
     }
     assert!(!app.is_running().expect("asks"));
     app.start(&environment(), later()).expect("starts again over the old socket");
-    app.stop().expect("stops");
+    end(&mut app);
 }
 
 #[test]
@@ -210,8 +215,9 @@ fn a_unit_is_started_stopped_and_killed_at_the_end_of_its_lease() {
     let mut app = place.app(AppRun::Unit("shop.service".into()), 5);
     app.start(&environment(), later()).expect("starts");
     assert!(app.is_running().expect("asks"));
-    app.stop().expect("stops");
+    end(&mut app);
     assert!(place.read("calls").contains("stop shop.service"));
+    assert!(place.read("main-web.env").contains("LOCKSTEP_PAIR=main"));
     app.start(&environment(), later()).expect("starts");
     app.renew(0).expect("ends the lease");
     await_end(&mut app);
@@ -229,6 +235,12 @@ fn a_unit_that_ends_by_itself_is_noticed() {
 }
 
 #[test]
+fn the_file_for_a_unit_quotes_what_systemd_would_take_for_something_else() {
+    let environment = Environment(vec![("LOCKSTEP_DATA_DIR".into(), "/srv/a \"b\" $c\\`".into())]);
+    assert_eq!(environment.to_file_text(), "LOCKSTEP_DATA_DIR=\"/srv/a \\\"b\\\" \\$c\\\\\\`\"\n");
+}
+
+#[test]
 fn the_environment_names_pair_epoch_addresses_and_databases() {
     let example = include_str!("../config/example.toml");
     let config = Config::parse(example, Path::new("example.toml")).expect("the example is sound");
@@ -243,6 +255,7 @@ fn the_environment_names_pair_epoch_addresses_and_databases() {
     assert_eq!(value("LOCKSTEP_SOCKET"), "/run/agent.sock");
     assert_eq!(value("LOCKSTEP_EPOCH"), Epoch::default().to_string());
     assert!(value("LOCKSTEP_VIP").starts_with(&pair.vips[0].address.to_string()));
+    assert_eq!(value("LOCKSTEP_DATA_DIR"), "/srv/shop");
     let database = &pair.databases[0];
     let name = database.name.as_str().to_uppercase().replace('-', "_");
     assert_eq!(value(&format!("LOCKSTEP_DATABASE_{name}")), database.primary.display().to_string());

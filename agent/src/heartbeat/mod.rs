@@ -112,6 +112,12 @@ impl Gauges {
         (end_us != 0).then_some(Time::from_us(end_us))
     }
 
+    /// As if the thread had renewed it.
+    #[cfg(test)]
+    pub(crate) fn set_lease_end(&self, end: Time) {
+        self.lease_end_us.store(end.as_us(), Ordering::Release);
+    }
+
     /// Mean round trip on `path`.
     pub fn mean_round_trip(&self, path: Path) -> Option<Duration> {
         let us = self.round_trip_us[path as usize].load(Ordering::Relaxed);

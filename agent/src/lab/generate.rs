@@ -20,6 +20,7 @@ pub(super) struct Wishes<'a> {
     pub(super) app: Option<&'a str>,
     pub(super) health: Option<&'a str>,
     pub(super) solo_after: Option<&'a str>,
+    pub(super) set: &'a [String],
     pub(super) strict: bool,
     pub(super) profile: Option<&'a str>,
     pub(super) ipv6: Option<Ipv6>,
@@ -49,6 +50,11 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
         let pair = first_pair(&mut config)?;
         if let Some(after) = wishes.solo_after {
             pair.insert("solo_after".into(), after.into());
+        }
+        for set in wishes.set {
+            let keys: Table =
+                set.parse().with_context(|| format!("--set {set}: expected KEY = VALUE as in TOML"))?;
+            pair.extend(keys);
         }
         if wishes.strict {
             pair.insert("strict".into(), true.into());

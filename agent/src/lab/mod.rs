@@ -158,6 +158,9 @@ pub struct Up {
     /// How long commits wait for a standby that is away: for example 30s, or never
     #[arg(long, value_name = "TIME|never")]
     solo_after: Option<String>,
+    /// Anything else of the pair's section, as TOML: for example --set 'failover = "manual"'; may be repeated
+    #[arg(long, value_name = "KEY = VALUE")]
+    set: Vec<String>,
     /// No reader sees a commit of a program under the shim before the standby has it
     #[arg(long)]
     strict: bool,
@@ -293,6 +296,7 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
         app: up.app.as_deref(),
         health: up.health.as_deref(),
         solo_after: up.solo_after.as_deref(),
+        set: &up.set,
         strict: up.strict,
         profile: up.profile.as_deref(),
         ipv6: up.ipv6,

@@ -4,6 +4,7 @@
 //! That the process runs at all is [`crate::effects::app::Application::is_running`]'s. Each
 //! check has a time limit, because an application that hangs accepts connections too.
 
+use std::net::{TcpStream, ToSocketAddrs};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,6 +33,14 @@ pub enum Unhealthy {
         /// Why.
         reason: String,
     },
+    /// No TCP connection.
+    #[error("{address} takes no connection: {reason}")]
+    NoConnection {
+        /// What was asked.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// The command said no, or could not be run.
     #[error("health command \"{command}\" {outcome}")]
     Command {
@@ -49,6 +58,7 @@ pub enum Unhealthy {
 pub fn check(health: &Health, timeout: Duration) -> Result<(), Unhealthy> {
     match health {
         Health::Http(url) => check_http(url, timeout),
+        Health::Tcp(address) => check_tcp(address, timeout),
         Health::Command(command) => check_command(command, timeout),
     }
 }
@@ -67,6 +77,21 @@ fn check_http(url: &str, timeout: Duration) -> Result<(), Unhealthy> {
         Ok(answer) => Err(Unhealthy::Status { url: url.to_owned(), status: answer.status().as_u16() }),
         Err(e) => Err(Unhealthy::NoAnswer { url: url.to_owned(), reason: e.to_string() }),
     }
+}
+
+fn check_tcp(address: &str, timeout: Duration) -> Result<(), Unhealthy> {
+    let failed = |reason: String| Unhealthy::NoConnection { address: address.to_owned(), reason };
+    let mut ends = address.to_socket_addrs().map_err(|e| failed(e.to_string()))?.peekable();
+    let mut reason = "no such host".to_owned();
+    while let Some(end) = ends.next() {
+        // A name with several addresses shares the time.
+        let share = if ends.peek().is_some() { timeout / 2 } else { timeout };
+        match TcpStream::connect_timeout(&end, share) {
+            Ok(_) => return Ok(()),
+            Err(e) => reason = e.to_string(),
+        }
+    }
+    Err(failed(reason))
 }
 
 fn check_command(command: &[String], timeout: Duration) -> Result<(), Unhealthy> {
@@ -152,6 +177,17 @@ mod tests {
             let error = check(&health, PATIENCE).expect_err("unhealthy");
             assert!(error.to_string().ends_with(&format!("answered {status}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_port_is_healthy_while_somebody_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let health = Health::Tcp(listener.local_addr().expect("an address").to_string());
+        check(&health, PATIENCE).expect("it listens");
+        drop(listener);
+        let error = check(&health, PATIENCE).expect_err("nobody listens");
+        assert!(error.to_string().contains("takes no connection"), "{error}");
+        check(&Health::Tcp("host.invalid:80".into()), PATIENCE).expect_err("no such host");
     }
 
     #[test]

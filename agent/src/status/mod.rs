@@ -209,4 +209,10 @@ pub struct AppStatus {
     pub running: bool,
     /// What its health check said last; null: none yet.
     pub healthy: Option<bool>,
+    /// How often it was started again within its window.
+    #[serde(default)]
+    pub restarts: u32,
+    /// It is not started again until its window is over.
+    #[serde(default)]
+    pub failed: bool,
 }

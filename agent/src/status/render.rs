@@ -96,12 +96,17 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
     line(out, "link", &link(pair, paint));
     for app in &pair.apps {
         let state = match (app.running, app.healthy) {
+            _ if app.failed => paint.bad("FAILED after its restarts"),
             (false, _) => paint.dim("not running here"),
             (true, Some(true)) => paint.good("healthy"),
             (true, Some(false)) => paint.bad("not healthy"),
             (true, None) => "running".into(),
         };
-        line(out, "app", &format!("{}  {state}", app.name));
+        let again = match app.restarts {
+            0 => String::new(),
+            times => format!("  started again {times} times"),
+        };
+        line(out, "app", &format!("{}  {state}{again}", app.name));
     }
     for database in &pair.databases {
         self::database(out, database, paint);
