@@ -11,6 +11,7 @@ mod harness;
 mod lab;
 mod lab_end;
 mod modes;
+mod operate;
 mod service;
 mod shim;
 mod strict;

@@ -6,9 +6,11 @@
 mod adopt;
 mod agent;
 mod config;
+mod drill;
 mod exit;
 mod identity;
 mod manual;
+mod mode;
 mod operate;
 #[cfg(test)]
 mod pages;
@@ -19,6 +21,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod why;
 
 pub use exit::Exit;
 
@@ -46,6 +49,8 @@ enum Verb {
     Status(show::StatusArgs),
     /// Show what happened and why.
     Events(show::EventsArgs),
+    /// Show what is known, what would happen if the peer fell silent now, and the last decisions.
+    Why(why::WhyArgs),
     /// Explain or check the configuration.
     Config(config::ConfigArgs),
     /// Make this node's certificate, once, and print its fingerprint for the peer's configuration.
@@ -56,6 +61,12 @@ enum Verb {
     Failover(operate::FailoverArgs),
     /// Give the service back to the primary.
     Failback(operate::FailbackArgs),
+    /// Move the service over and back, and report what that cost.
+    Drill(drill::DrillArgs),
+    /// Switch automatic moves of both nodes off, or on again.
+    Maintenance(mode::MaintenanceArgs),
+    /// Let this node decide and log, and move nothing.
+    Observe(mode::ObserveArgs),
     /// Write a sound copy of a database, also of a mirror.
     Snapshot(operate::SnapshotArgs),
     /// Compare every page of the databases with what the standby's disk holds, and repair.
@@ -113,11 +124,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Verb::Supervise => Ok(if crate::effects::supervisor::main() { Exit::Done } else { Exit::Failed }),
         Verb::Status(args) => show::status(&args, &paths),
         Verb::Events(args) => show::events(&args, &paths),
+        Verb::Why(args) => why::why(&args, &paths),
         Verb::Config(args) => config::run(&args, &paths),
         Verb::Identity(args) => identity::run(&args, &paths),
         Verb::Switchover(args) => operate::switchover(args, &paths),
         Verb::Failover(args) => operate::failover(args, &paths),
         Verb::Failback(args) => operate::failback(args, &paths),
+        Verb::Drill(args) => drill::drill(args, &paths),
+        Verb::Maintenance(args) => mode::maintenance(args, &paths),
+        Verb::Observe(args) => mode::observe(args, &paths),
         Verb::Snapshot(args) => operate::snapshot(args, &paths),
         Verb::Verify(args) => verify::run(args, &paths),
         Verb::Adopt(args) => adopt::run(&args, &paths),

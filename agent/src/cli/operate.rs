@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 
 /// What all of them take.
 #[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     /// The pair; needed only where this node has several.
     #[arg(long)]
     pair: Option<String>,
@@ -84,7 +84,7 @@ pub(super) fn snapshot(args: SnapshotArgs, paths: &Paths) -> anyhow::Result<Exit
     perform(args.common, paths, |pair| Request::Snapshot { pair, database: args.database, file })
 }
 
-fn perform(
+pub(super) fn perform(
     common: Common,
     paths: &Paths,
     request: impl FnOnce(Option<String>) -> Request,

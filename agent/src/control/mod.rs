@@ -6,6 +6,7 @@
 
 mod ask;
 mod protocol;
+mod report;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use protocol::{
     Answer, Done, Failure, FailureCode, MAX_WAIT_MS, Operation, OperationKind, Request, SnapshotRequest,
     VerifiedDatabase, VerifyRequest, WaitRequest,
 };
+pub use report::{DrillMove, Drilled, Why};
 pub use server::{BindError, bind, group, serve};
 
 use crate::{events::Event, status::Status};
@@ -40,6 +42,12 @@ pub trait AgentHandle: Send + Sync + 'static {
 
     /// Does what an operator asks for, to its end.
     fn operate(&self, operation: Operation) -> impl Future<Output = Result<Done, Failure>> + Send;
+
+    /// Evidence, forecast, last decisions.
+    fn why(&self, pair: Option<PairId>) -> impl Future<Output = Result<Why, Failure>> + Send;
+
+    /// A switchover and back, measured.
+    fn drill(&self, pair: Option<PairId>) -> impl Future<Output = Result<Drilled, Failure>> + Send;
 
     /// Takes note that kept data was removed by the operator.
     fn discarded(&self, pair: PairId, entry: String) -> impl Future<Output = Result<Done, Failure>> + Send;

@@ -3,6 +3,7 @@
 //! One line per request and per answer. `WAIT` is plain text, for programs in any language; what
 //! the command line asks is JSON, an object per line.
 
+use super::report::{Drilled, Why};
 use crate::{events::Event, status::Status};
 use lockstep_client::{Acknowledged, Mode};
 use lockstep_wire::{DatabaseName, PairId};
@@ -79,6 +80,30 @@ pub enum Request {
         /// Null: the only one.
         pair: Option<String>,
     },
+    /// Evidence, forecast, last decisions.
+    Why {
+        /// Null: the only one.
+        pair: Option<String>,
+    },
+    /// Decide and log, and move nothing.
+    Observe {
+        /// Null: the only one.
+        pair: Option<String>,
+        /// On or off.
+        on: bool,
+    },
+    /// No automatic moves on either node.
+    Maintenance {
+        /// Null: the only one.
+        pair: Option<String>,
+        /// On or off.
+        on: bool,
+    },
+    /// A switchover and back, measured.
+    Drill {
+        /// Null: the only one.
+        pair: Option<String>,
+    },
     /// A sound copy of a database.
     Snapshot {
         /// Null: the only one.
@@ -125,6 +150,10 @@ pub enum OperationKind {
     },
     /// Give the pair back to its primary.
     Failback,
+    /// Decide and log, and move nothing.
+    Observe(bool),
+    /// No automatic moves on either node.
+    Maintenance(bool),
 }
 
 /// A snapshot, checked.
@@ -238,6 +267,10 @@ pub enum Answer {
     Events(Vec<Event>),
     /// To `Verify`.
     Verified(Vec<VerifiedDatabase>),
+    /// To `Why`.
+    Why(Box<Why>),
+    /// To `Drill`.
+    Drilled(Drilled),
     /// To everything else that does something.
     Done(Done),
     /// To anything.

@@ -186,7 +186,7 @@ async fn wait<H: AgentHandle>(line: &str, handle: &H) -> Result<lockstep_client:
 }
 
 async fn perform<H: AgentHandle>(request: Request, handle: &H, operator: bool) -> Result<Answer, Failure> {
-    let looks = matches!(request, Request::Status {} | Request::Events { .. });
+    let looks = matches!(request, Request::Status {} | Request::Events { .. } | Request::Why { .. });
     if !looks && !operator {
         let sentence = "only root and the agent's own user may operate: use sudo";
         return Err(Failure::new(FailureCode::Permission, sentence));
@@ -206,6 +206,16 @@ async fn perform<H: AgentHandle>(request: Request, handle: &H, operator: bool) -
             operate(pair, OperationKind::Failover { accept_loss }).await
         }
         Request::Failback { pair } => operate(pair, OperationKind::Failback).await,
+        Request::Observe { pair, on } => operate(pair, OperationKind::Observe(on)).await,
+        Request::Maintenance { pair, on } => operate(pair, OperationKind::Maintenance(on)).await,
+        Request::Why { pair } => {
+            let pair = name(pair, FailureCode::Pair)?;
+            handle.why(pair).await.map(|why| Answer::Why(Box::new(why)))
+        }
+        Request::Drill { pair } => {
+            let pair = name(pair, FailureCode::Pair)?;
+            handle.drill(pair).await.map(Answer::Drilled)
+        }
         Request::Discarded { pair, entry } => {
             let pair = pair.parse().map_err(|e| Failure::new(FailureCode::Pair, format!("{e}")))?;
             handle.discarded(pair, entry).await.map(Answer::Done)

@@ -73,6 +73,16 @@ impl AgentHandle for FakeAgent {
         }
     }
 
+    async fn why(&self, _pair: Option<PairId>) -> Result<Why, Failure> {
+        Err(Failure::new(FailureCode::Failed, "not here"))
+    }
+
+    async fn drill(&self, pair: Option<PairId>) -> Result<Drilled, Failure> {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        let pair = pair.map_or_else(String::new, |pair| pair.to_string());
+        Ok(Drilled { pair, moves: vec![], diverged_databases: 0, in_sync: true })
+    }
+
     async fn discarded(&self, _pair: PairId, entry: String) -> Result<Done, Failure> {
         Ok(Done { sentence: entry, in_sync: true })
     }

@@ -4,6 +4,7 @@
 //! so that "delete" never overtakes "add". The lease itself is the heartbeat thread's; this thread
 //! only closes it when asked to.
 
+use super::culprit;
 use super::queue::EventQueue;
 use crate::clock::boottime_us;
 use crate::config::Vip;
@@ -15,6 +16,7 @@ use crate::heartbeat::Gauges;
 use lockstep_failover::Event;
 use lockstep_wire::PairId;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -25,6 +27,9 @@ const LIFETIME_S: u32 = 10;
 
 /// How often the lifetime is renewed while the address is wanted.
 const LIFETIME_RENEWAL: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether the address is still there: clients notice a gap of seconds.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the address thread is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,8 @@ struct Address {
     guard: Guard,
     /// The address should be there; its lifetime is renewed.
     wanted: bool,
+    /// When the lifetime was last renewed, CLOCK_BOOTTIME.
+    renewed_us: u64,
     /// When the announcing began and how many were sent.
     announcing: Option<(u64, u32)>,
 }
@@ -76,6 +83,7 @@ pub(super) fn start(config: AddressConfig) -> anyhow::Result<mpsc::Sender<Task>>
         guard: Guard::install(&config.pair, &vips, &config.interface)?,
         config,
         wanted: false,
+        renewed_us: 0,
         announcing: None,
     };
     let (tasks, queue) = mpsc::channel();
@@ -96,9 +104,10 @@ impl Address {
     }
 
     fn next_due(&self) -> Duration {
-        let Some((began_us, done)) = self.announcing else { return LIFETIME_RENEWAL };
+        let look = if self.wanted { LOOK } else { LIFETIME_RENEWAL };
+        let Some((began_us, done)) = self.announcing else { return look };
         let due_us = began_us + due_after_us(done);
-        Duration::from_micros(due_us.saturating_sub(boottime_us())).min(LIFETIME_RENEWAL)
+        Duration::from_micros(due_us.saturating_sub(boottime_us())).min(look)
     }
 
     fn on_time(&mut self) {
@@ -109,8 +118,11 @@ impl Address {
             self.announce();
         }
         if self.wanted {
-            self.put_back();
-            self.mend_guard();
+            let due = boottime_us() >= self.renewed_us + LIFETIME_RENEWAL.as_micros() as u64;
+            if self.put_back() || due {
+                self.renew_lifetime();
+                self.mend_guard();
+            }
         }
     }
 
@@ -179,17 +191,29 @@ impl Address {
         self.config.vips.iter().try_for_each(|v| self.addresses.add(interface, *v, LIFETIME_S))
     }
 
-    /// Renews the lifetime; what somebody else deleted is put back, and that is said.
-    fn put_back(&mut self) {
+    /// What somebody else deleted must be put back, and that is said with the likely one; true: something was.
+    fn put_back(&mut self) -> bool {
+        let mut deleted = false;
         for vip in &self.config.vips {
             if let Ok(None) = self.addresses.state(&self.config.interface, vip.address) {
+                deleted = true;
+                let likely = culprit::likely(Path::new("/proc"));
                 let sentence = format!(
-                    "something deleted {} from {}: put back; look at NetworkManager, systemd-networkd or dhcpcd on this interface",
+                    "something deleted {} from {}: put back; {likely}",
                     vip.address, self.config.interface
                 );
                 self.config.queue.note(true, "vip.deleted", sentence);
             }
         }
+        if deleted && self.announcing.is_some() {
+            // Clients that asked in the meantime were told nothing, or by somebody else.
+            self.announcing = Some((boottime_us(), 0));
+        }
+        deleted
+    }
+
+    fn renew_lifetime(&mut self) {
+        self.renewed_us = boottime_us();
         if let Err(error) = self.add_all() {
             self.failed(&error);
         }

@@ -18,6 +18,9 @@ const COMMITS: &str = "commits-wait";
 /// Row 18.
 const ROUND_TRIP: &str = "round-trip";
 
+/// In the detail of an event: it is a decision of the machine, or a step of one.
+pub(super) const DECISION: &str = "decision";
+
 /// The alarms of one pair, and its event log.
 #[derive(Clone)]
 pub(super) struct Alarms(Arc<EventLog>);
@@ -30,7 +33,7 @@ impl Alarms {
     /// A decision, a non-decision or a step of the machine.
     pub(super) fn record(&self, row: &str, severity: action::Severity, sentence: &str) {
         let severity = severity_of(severity);
-        self.0.record(LogEvent::now(severity, row, sentence, serde_json::Value::Null));
+        self.0.record(LogEvent::now(severity, row, sentence, serde_json::json!({ DECISION: row })));
         let verdict = TABLE.iter().find(|known| known.id == row).map(|known| known.verdict);
         match (severity, verdict) {
             (Severity::Info, Some(Verdict::Stay)) => drop(self.0.lift(SITUATION)),

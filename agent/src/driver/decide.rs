@@ -5,6 +5,7 @@
 //! and the heartbeat thread lets the lease end: that is the rule for a stuck node.
 
 use super::hands::Hands;
+use super::operator::Switches;
 use super::queue::Input;
 use crate::clock::boottime_us;
 use crate::events::{Event as LogEvent, EventLog, Severity};
@@ -26,11 +27,18 @@ pub(super) struct Decider {
     pub(super) state_file: PathBuf,
     pub(super) log: Arc<EventLog>,
     pub(super) shown: Arc<Mutex<Status>>,
+    pub(super) switches: Switches,
 }
 
 impl Decider {
     /// Runs until told to stop; the lease is then left to end by itself or to be resumed.
     pub(super) fn run(mut self) {
+        for request in self.switches.requests() {
+            // Nothing is on its way to disk yet, so nothing refuses it.
+            if let Ok(step) = self.machine.request(now(), request) {
+                self.follow(step);
+            }
+        }
         loop {
             let wait = self.machine.poll_timeout().map_or(Duration::from_millis(200), |due| due.since(now()));
             match self.inputs.recv_timeout(wait) {
@@ -40,6 +48,9 @@ impl Decider {
                 Ok(Input::Done { .. }) => {}
                 Ok(Input::Request(request, reply)) => match self.machine.request(now(), request) {
                     Ok(step) => {
+                        if let Err(sentence) = self.switches.keep(request) {
+                            self.record(Severity::Critical, "state.unwritable", &sentence);
+                        }
                         let _ = reply.send(Ok(()));
                         self.follow(step);
                     }
@@ -49,6 +60,7 @@ impl Decider {
                         let _ = reply.send(Err(refusal));
                     }
                 },
+                Ok(Input::Copy(reply)) => drop(reply.send(Box::new(self.machine.clone()))),
                 Ok(Input::Note { alarm, kind, sentence }) => {
                     let severity = if alarm { Severity::Warning } else { Severity::Info };
                     self.record(severity, kind, &sentence);

@@ -9,7 +9,7 @@ use crate::status::{
     Status,
 };
 use lockstep_engine::pair::{DatabaseState, EngineStatus};
-use lockstep_failover::Path;
+use lockstep_failover::{Path, status::State};
 use lockstep_wire::Position;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,11 @@ pub(super) fn in_sync(pair: &Pair) -> bool {
     pair.machine().in_sync
 }
 
+/// This node serves.
+pub(super) fn serves(pair: &Pair) -> bool {
+    pair.machine().state == State::Active
+}
+
 fn of_pair(pair: &Pair) -> PairStatus {
     let machine = pair.machine();
     let data = pair.engine.status();
@@ -44,6 +49,8 @@ fn of_pair(pair: &Pair) -> PairStatus {
         epoch: machine.epoch.to_string(),
         in_sync: machine.in_sync,
         solo: machine.solo,
+        maintenance: machine.maintenance,
+        observe: machine.observe,
         position: databases.first().map_or_else(|| Position::default().to_string(), |d| d.position.clone()),
         lag_frames,
         lag_ms: lag_ms(&data),

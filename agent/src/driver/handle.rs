@@ -1,11 +1,11 @@
 //! What the agent's socket asks for, done on the running pairs.
 
 use super::pair::Pair;
-use super::{engine_mode, facts};
+use super::{drill, engine_mode, explain, facts};
 use crate::config::Config;
 use crate::control::{
-    AgentHandle, Done, Failure, FailureCode, Operation, OperationKind, SnapshotRequest, VerifiedDatabase,
-    VerifyRequest, WaitRequest,
+    AgentHandle, Done, Drilled, Failure, FailureCode, Operation, OperationKind, SnapshotRequest,
+    VerifiedDatabase, VerifyRequest, WaitRequest, Why,
 };
 use crate::events::Event;
 use crate::status::Status;
@@ -61,7 +61,7 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(FailureCode::Refused, refusal.to_string())
 }
 
-fn stopping() -> Failure {
+pub(super) fn stopping() -> Failure {
     Failure::new(FailureCode::Failed, "the agent is stopping: ask again when it runs")
 }
 
@@ -114,12 +114,22 @@ impl AgentHandle for Agent {
             OperationKind::Switchover => (Request::Switchover, pair.machine().state == State::Active),
             OperationKind::Failback => (Request::Failback, pair.machine().state == State::Active),
             OperationKind::Failover { accept_loss } => (Request::Failover { accept_loss }, false),
+            OperationKind::Observe(on) => return switch(pair, Request::Observe(on)).await,
+            OperationKind::Maintenance(on) => return switch(pair, Request::Maintenance(on)).await,
         };
         let answer = pair.queue.request(request).await.map_err(|_| stopping())?;
         answer.map_err(|refusal| refused(&refusal))?;
         let done = await_end(pair, was_active).await?;
         let planned = !matches!(operation.kind, OperationKind::Failover { .. });
         Ok(if planned { await_sync(pair, done).await } else { done })
+    }
+
+    async fn why(&self, pair: Option<PairId>) -> Result<Why, Failure> {
+        explain::why(self.pair(pair.as_ref())?).await
+    }
+
+    async fn drill(&self, pair: Option<PairId>) -> Result<Drilled, Failure> {
+        drill::run(self.pair(pair.as_ref())?).await
     }
 
     async fn discarded(&self, pair: PairId, entry: String) -> Result<Done, Failure> {
@@ -178,6 +188,34 @@ impl AgentHandle for Agent {
         }
         Ok(verified)
     }
+}
+
+/// Maintenance and observe: nothing moves, so nothing is waited for.
+async fn switch(pair: &Pair, request: Request) -> Result<Done, Failure> {
+    if pair.config.observe && request == Request::Observe(false) {
+        let sentence = "`observe = true` is in this node's configuration: change it there, on both nodes";
+        return Err(Failure::new(FailureCode::Refused, sentence));
+    }
+    pair.queue.request(request).await.map_err(|_| stopping())?.map_err(|refusal| refused(&refusal))?;
+    let sentence = match request {
+        Request::Maintenance(true) => {
+            "maintenance is on: neither node moves the service by itself; end it with `lockstep maintenance off`"
+        }
+        Request::Maintenance(false) => "maintenance is off: the service moves by itself again",
+        Request::Observe(true) => {
+            "this node observes: it decides and logs, and moves nothing; end it with `lockstep observe off`"
+        }
+        _ => "this node no longer observes: it acts by what it decides",
+    };
+    Ok(Done { sentence: sentence.into(), in_sync: facts::in_sync(pair) })
+}
+
+/// The operator asks for a switchover and waits for its end on this node.
+pub(super) async fn switch_over(pair: &Pair) -> Result<Done, Failure> {
+    let was_active = pair.machine().state == State::Active;
+    let answer = pair.queue.request(Request::Switchover).await.map_err(|_| stopping())?;
+    answer.map_err(|refusal| refused(&refusal))?;
+    await_end(pair, was_active).await
 }
 
 /// After a planned move the other node follows at once; waits a little for it.

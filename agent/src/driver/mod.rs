@@ -6,11 +6,16 @@
 mod address;
 mod alarms;
 mod application;
+mod culprit;
 mod data;
 mod decide;
+mod drill;
+mod dry;
+mod explain;
 mod facts;
 mod handle;
 mod hands;
+mod operator;
 mod pair;
 mod probing;
 mod queue;

@@ -3,14 +3,15 @@
 use super::alarms::Alarms;
 use super::decide::{Decider, now};
 use super::hands::Hands;
+use super::operator::Switches;
 use super::probing::{ProbeConfig, Probes};
 use super::queue::EventQueue;
-use super::{address, application, data};
+use super::{address, application, data, dry};
 use crate::config::{self, Config, Paths};
 use crate::effects::guard::Guard;
 use crate::effects::vip::VipAddresses;
 use crate::events::EventLog;
-use crate::heartbeat::{Gauges, Heart, Route, Settings};
+use crate::heartbeat::{Gauges, Heart, LeaseGuard, Route, Settings};
 use anyhow::Context;
 use lockstep_engine::durable::create_dir_durably_blocking;
 use lockstep_engine::link::{
@@ -71,17 +72,10 @@ impl Pair {
         let timing = timing_of(config, pair);
         let vips: Vec<IpAddr> = pair.vips.iter().map(|v| v.address).collect();
 
-        let mut guard = Guard::install(&pair.id, &vips, &pair.lan.interface)?;
-        if !guard.guards_egress() {
-            tracing::warn!(
-                "this kernel has no egress hook for {}: what waits for a neighbour is dropped by the agent alone; use Linux 5.16 or later with NETFILTER_EGRESS",
-                pair.lan.interface
-            );
-        }
-        let leftovers = leftovers(pair, &mut guard)?;
+        let (guard, leftovers) = guard_of(pair, &vips)?;
         let sink = queue.clone();
         let settings = heartbeat_settings(pair, session, timing);
-        let heart = Heart::start(&settings, Box::new(guard), Box::new(move |event| sink.try_event(event)))?;
+        let heart = Heart::start(&settings, guard, Box::new(move |event| sink.try_event(event)))?;
         tracing::info!("heartbeat thread: {}", heart.privileges());
         let (gauges, heart) = (heart.gauges().clone(), Arc::new(heart));
         let (engine, engine_events) = start_engine(config, pair, paths, identity.clone(), session, &gauges)?;
@@ -98,25 +92,17 @@ impl Pair {
             solo_after: pair.solo_after,
         };
         tokio::spawn(data::watch_databases(engine.clone(), watch));
-        let (application, apps) = application::start(
-            config,
-            pair,
-            paths,
-            shown.clone(),
-            gauges.clone(),
-            queue.clone(),
-            commits_wait(&engine),
-        )?;
+        let (application, apps) = if pair.observe {
+            (dry::application(pair, queue.clone())?, application::Shown::default())
+        } else {
+            let commits_wait = commits_wait(&engine);
+            let (shown, gauges) = (shown.clone(), gauges.clone());
+            application::start(config, pair, paths, shown, gauges, queue.clone(), commits_wait)?
+        };
         let probes = Probes::start(&probe_config(pair, vips, timing.period, queue.clone()), &heart)?;
         let hands = Hands {
             heart,
-            address: address::start(address::AddressConfig {
-                pair: pair.id.clone(),
-                interface: pair.lan.interface.clone(),
-                vips: pair.vips.clone(),
-                gauges: gauges.clone(),
-                queue: queue.clone(),
-            })?,
+            address: address_of(pair, &gauges, &queue)?,
             probes,
             engine: engine_actions,
             engine_orders: 0,
@@ -124,7 +110,9 @@ impl Pair {
             alarms,
         };
         queue.event(leftovers);
-        let decider = Decider { machine, inputs, hands, state_file, log: log.clone(), shown: shown.clone() };
+        let switches = Switches::load(&state_dir, pair.observe)?;
+        let decider =
+            Decider { machine, inputs, hands, state_file, log: log.clone(), shown: shown.clone(), switches };
         std::thread::Builder::new().name(format!("decide-{}", pair.id)).spawn(move || decider.run())?;
         Ok(Self {
             config: pair.clone(),
@@ -166,6 +154,43 @@ fn timing_of(config: &Config, pair: &config::Pair) -> failover::Timing {
     let profile =
         Profile::from_name(&config.node.profile.to_string()).expect("both lists have the same names");
     profile.timing().with_hold_off(Duration::from_secs(pair.hold_off_s.into()))
+}
+
+/// What enforces the lease, and what an earlier life left. A pair that only observes has neither.
+fn guard_of(pair: &config::Pair, vips: &[IpAddr]) -> anyhow::Result<(Box<dyn LeaseGuard>, Event)> {
+    let interface = &pair.lan.interface;
+    if pair.observe {
+        // Left by an agent that did not only observe, it would stop the address of who serves now.
+        if let Err(error) = Guard::uninstall(&pair.id, vips, interface) {
+            tracing::warn!("no look at whether a guard is left: {error}");
+        }
+        return Ok((Box::new(dry::NoGuard), Event::Leftovers { vip: false, lease_left: None }));
+    }
+    let mut guard = Guard::install(&pair.id, vips, interface)?;
+    if !guard.guards_egress() {
+        tracing::warn!(
+            "this kernel has no egress hook for {interface}: what waits for a neighbour is dropped by the agent alone; use Linux 5.16 or later with NETFILTER_EGRESS"
+        );
+    }
+    let leftovers = leftovers(pair, &mut guard)?;
+    Ok((Box::new(guard), leftovers))
+}
+
+fn address_of(
+    pair: &config::Pair,
+    gauges: &Arc<Gauges>,
+    queue: &EventQueue,
+) -> anyhow::Result<std::sync::mpsc::Sender<address::Task>> {
+    if pair.observe {
+        return Ok(dry::address(pair, queue.clone())?);
+    }
+    address::start(address::AddressConfig {
+        pair: pair.id.clone(),
+        interface: pair.lan.interface.clone(),
+        vips: pair.vips.clone(),
+        gauges: gauges.clone(),
+        queue: queue.clone(),
+    })
 }
 
 /// What an earlier life of the agent left in the kernel.

@@ -4,7 +4,7 @@
 //! the deciding thread is stuck on its disk, everybody waits but the heartbeat thread, which drops
 //! what it hears unechoed.
 
-use lockstep_failover::{Event, Refusal, Request};
+use lockstep_failover::{Event, Machine, Refusal, Request};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -24,6 +24,8 @@ pub(super) enum Input {
     },
     /// An operator's wish, and where its first answer goes.
     Request(Request, oneshot::Sender<Result<(), Refusal>>),
+    /// A copy of the machine, to look into.
+    Copy(oneshot::Sender<Box<Machine>>),
     /// Something for the event log that decides nothing.
     Note {
         /// It needs somebody's attention.
@@ -72,6 +74,13 @@ impl EventQueue {
     pub(super) fn request(&self, request: Request) -> oneshot::Receiver<Result<(), Refusal>> {
         let (reply, answer) = oneshot::channel();
         let _ = self.0.send(Input::Request(request, reply));
+        answer
+    }
+
+    /// Asks for a copy of the machine; the receiver is dropped when nobody decides any more.
+    pub(super) fn machine(&self) -> oneshot::Receiver<Box<Machine>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.0.send(Input::Copy(reply));
         answer
     }
 

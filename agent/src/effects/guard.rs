@@ -106,6 +106,14 @@ impl Guard {
         Ok(guard)
     }
 
+    /// Removes what an earlier agent of this pair left: nothing of it guards, or stops, the addresses any more.
+    ///
+    /// # Errors
+    /// No nf_tables or no CAP_NET_ADMIN.
+    pub fn uninstall(pair: &PairId, vips: &[IpAddr], interface: &str) -> Result<(), GuardError> {
+        Self::open(pair, vips, interface)?.remove()
+    }
+
     fn open(pair: &PairId, vips: &[IpAddr], interface: &str) -> Result<Self, GuardError> {
         let mut vips = vips.to_vec();
         let given = vips.len();

@@ -50,6 +50,12 @@ pub struct PairStatus {
     pub in_sync: bool,
     /// The active acknowledges alone.
     pub solo: bool,
+    /// Maintenance was switched on on this node: neither moves the service by itself.
+    #[serde(default)]
+    pub maintenance: bool,
+    /// This node decides and logs, and moves nothing.
+    #[serde(default)]
+    pub observe: bool,
     /// Last committed position (active) or last durable one (standby) of the first database.
     pub position: String,
     /// Frames the standby lacks, over all databases; null: unknown.

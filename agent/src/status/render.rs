@@ -84,6 +84,16 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
     if let Some(question) = &pair.question {
         line(out, "question", &paint.bad(&printable(question)));
     }
+    if pair.maintenance {
+        line(
+            out,
+            "mode",
+            &paint.warn("maintenance: nothing moves by itself; end it with `lockstep maintenance off`"),
+        );
+    }
+    if pair.observe {
+        line(out, "mode", &paint.warn("observe: this node decides and logs, and moves nothing"));
+    }
     line(out, "epoch", &pair.epoch);
     line(out, "position", &format!("{}  {}", pair.position, lag(pair)));
     line(out, "unwaited", &format!("{} commits nobody waited for", pair.unwaited_commits));

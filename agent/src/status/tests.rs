@@ -54,6 +54,8 @@ pub(crate) fn full() -> Status {
         epoch: "0000000003-00112233aabbccdd".into(),
         in_sync: false,
         solo: true,
+        maintenance: true,
+        observe: true,
         position: "0000000003.0000000042".into(),
         lag_frames: Some(7),
         lag_ms: Some(3),

@@ -380,7 +380,7 @@ impl Active {
             ShipNote::Rewind(to) => database.rewind(to),
             ShipNote::Ahead => {
                 let name = &database.config.name;
-                self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): they go to the standby's quarantine"));
+                self.inputs.notice(true, format!("database {name}: the standby holds commits that this node lost (was its power cut without synchronous=FULL?): {}", super::IN_ITS_QUARANTINE));
             }
             ShipNote::LetGo => renew = true,
         }

@@ -42,6 +42,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// In the notice that the standby had commits of its own which the active lacks.
+pub const IN_ITS_QUARANTINE: &str = "they go to the standby's quarantine";
+
 /// What the data thread of one pair needs to know.
 #[derive(Clone)]
 pub struct EngineConfig {

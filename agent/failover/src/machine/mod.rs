@@ -214,6 +214,11 @@ impl Machine {
         }
     }
 
+    /// What was last said of the row that holds, with the evidence of that moment.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     fn state_word(&self) -> State {
         match &self.phase {
             Phase::Cold(_) if self.state.was == Was::Never && self.evidence.word.is_none() => State::Unpaired,

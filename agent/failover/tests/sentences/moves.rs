@@ -184,6 +184,19 @@ fn a_node_is_not_fit_while_its_lan_targets_or_disk_fail_or_its_application_just_
     assert!(!fit(&mut rig), "without a majority");
 }
 
+#[test]
+fn the_address_is_announced_again_when_a_foreign_claim_is_seen_and_when_it_is_over() {
+    let announced = |rig: &Rig| rig.actions.iter().filter(|action| **action == Action::Announce).count();
+    let mut rig = Rig::active();
+    live(&mut rig, 500, FIT);
+    rig.actions.clear();
+    rig.tell(Event::ForeignArp);
+    live(&mut rig, 9_000, FIT);
+    assert_eq!((rig.machine.status().row, announced(&rig)), ("13a", 1));
+    live(&mut rig, 2_000, FIT);
+    assert_eq!((rig.machine.status().row, announced(&rig)), ("1a", 2));
+}
+
 /// The LAN of this node is dead, and the standby's is not.
 fn without_lan(rig: &mut Rig, ms: u64) {
     for _ in 0..ms / 100 {
