@@ -26,7 +26,11 @@ pub(super) fn run(args: &ConfigArgs, paths: &Paths) -> anyhow::Result<Exit> {
         put(EXAMPLE)?;
         return Ok(Exit::Done);
     }
-    let loaded = Config::load(&paths.config);
+    let loaded = Config::load(&paths.config).and_then(|mut config| {
+        let found = config.check_places(paths)?;
+        config.warnings.extend(found);
+        Ok(config)
+    });
     if args.json {
         let (errors, warnings) = match &loaded {
             Ok(config) => (Vec::new(), config.warnings.clone()),

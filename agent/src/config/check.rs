@@ -4,7 +4,7 @@
 //! exist, is the database in WAL mode) belong to those who touch it.
 
 use super::{
-    Config, ConfigError, ConfigErrors, Node, Pair, Profile, check_network, check_workload,
+    Config, ConfigError, ConfigErrors, Node, Pair, Profile, check_network, check_tree, check_workload,
     raw::{RawConfig, RawNode, RawPair},
 };
 use lockstep_client::Mode;
@@ -138,6 +138,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
     let solo_after = check_solo_after(raw.solo_after.as_deref(), key("solo_after"), faults);
     let network = check_network::network(raw, profile, faults);
     let databases = check_workload::databases(&raw.database, &raw.id, faults);
+    let trees = check_tree::trees(raw, &databases, faults);
     let apps = check_workload::apps(&raw.app, &raw.id, faults);
     let link = raw.link.as_ref();
     let cap = link.and_then(|link| link.bandwidth_max_mbit_s).filter(|cap| *cap > 0);
@@ -163,6 +164,7 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
         compression: link.map(|link| link.compression).unwrap_or_default(),
         bandwidth_max_mbit_s: cap,
         databases,
+        trees,
         apps,
     })
 }
@@ -238,5 +240,6 @@ fn across_pairs(pairs: &[Pair], faults: &mut Faults) {
             endpoints.map(|e| ((e.address, e.port), format!("{} port {}", e.address, e.port))),
         );
         check_workload::paths_across(pairs, faults);
+        check_tree::across(pairs, faults);
     }
 }

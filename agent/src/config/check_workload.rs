@@ -70,7 +70,7 @@ fn database(raw: &RawDatabase, pair: &str, faults: &mut Faults) -> Option<Databa
     })
 }
 
-fn absolute(path: &Path, key: &str, faults: &mut Faults) -> bool {
+pub(super) fn absolute(path: &Path, key: &str, faults: &mut Faults) -> bool {
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     let sound = path.is_absolute() && plain && path.file_name().is_some();
     if !sound {

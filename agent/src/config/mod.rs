@@ -6,9 +6,11 @@
 
 mod check;
 mod check_network;
+mod check_tree;
 mod check_workload;
 mod error;
 mod paths;
+mod places;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ pub use paths::Paths;
 use lockstep_client::Mode;
 use lockstep_engine::link::Fingerprint;
 use lockstep_failover::SoloAfter;
-use lockstep_wire::{DatabaseName, PairId};
+use lockstep_wire::{DatabaseName, PairId, TreeName};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -135,6 +137,8 @@ pub struct Pair {
     pub bandwidth_max_mbit_s: Option<u32>,
     /// The databases, in stream order; at least one.
     pub databases: Vec<Database>,
+    /// The file trees, in stream order.
+    pub trees: Vec<Tree>,
     /// The applications, in start order.
     pub apps: Vec<App>,
 }
@@ -205,6 +209,35 @@ pub struct Database {
 
 impl Database {
     /// Its path on a node of this role.
+    pub fn path(&self, role: Role) -> &Path {
+        match role {
+            Role::Primary => &self.primary,
+            Role::Secondary => &self.secondary,
+        }
+    }
+}
+
+/// `[[pair.tree]]`: one replicated tree of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The same on both nodes.
+    pub name: TreeName,
+    /// Its root on the primary.
+    pub primary: PathBuf,
+    /// Its root on the secondary.
+    pub secondary: PathBuf,
+    /// Patterns of what is left out.
+    pub exclude: Vec<String>,
+    /// Whether commits wait for the files that were changed before them.
+    pub order: TreeOrder,
+    /// More than this share of its entries gone at one look is a fault and not the application's will, percent.
+    pub delete_max_percent: u8,
+    /// Cap on what is sent of it, Mbit/s; None: the link's own speed.
+    pub bandwidth_max_mbit_s: Option<u32>,
+}
+
+impl Tree {
+    /// Its root on a node of this role.
     pub fn path(&self, role: Role) -> &Path {
         match role {
             Role::Primary => &self.primary,
@@ -337,6 +370,16 @@ word_enum!(
         Manual = "manual",
         /// The secondary, after `failback_after_s` in sync.
         Automatic = "automatic",
+    }
+);
+word_enum!(
+    /// What comes first, the files of a tree or the commits that follow them.
+    TreeOrder {
+        /// Neither waits for the other.
+        #[default]
+        Independent = "independent",
+        /// File changes are on the standby's disk before the commits that follow them are sent.
+        WithDatabase = "with-database",
     }
 );
 word_enum!(

@@ -57,6 +57,8 @@ pub(super) struct RawPair {
     #[serde(default)]
     pub(super) database: Vec<RawDatabase>,
     #[serde(default)]
+    pub(super) tree: Vec<RawTree>,
+    #[serde(default)]
     pub(super) app: Vec<RawApp>,
 }
 
@@ -89,6 +91,21 @@ pub(super) struct RawDatabase {
     pub(super) checkpoint_frames: Option<u32>,
     pub(super) wal_retain_max_mib: Option<u32>,
     pub(super) scrub_max_kib_s: Option<u32>,
+}
+
+/// `[[pair.tree]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTree {
+    pub(super) name: String,
+    pub(super) primary: PathBuf,
+    pub(super) secondary: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) exclude: Vec<String>,
+    #[serde(default)]
+    pub(super) order: super::TreeOrder,
+    pub(super) delete_max_percent: Option<u8>,
+    pub(super) bandwidth_max_mbit_s: Option<u32>,
 }
 
 /// `[[pair.app]]`

@@ -75,6 +75,7 @@ fn the_example_explains_every_knob() {
         ("[pair.lan]\n", "[pair.lan]\nzzz = 1\n"),
         ("[pair.link]\n", "[pair.link]\nzzz = 1\n"),
         ("[[pair.database]]\n", "[[pair.database]]\nzzz = 1\n"),
+        ("[[pair.tree]]\n", "[[pair.tree]]\nzzz = 1\n"),
         ("[[pair.app]]\n", "[[pair.app]]\nzzz = 1\n"),
     ];
     let mut knobs = 0;
@@ -91,7 +92,7 @@ fn the_example_explains_every_knob() {
             knobs += 1;
         }
     }
-    assert!(knobs >= 38, "only {knobs} knobs were looked at");
+    assert!(knobs >= 46, "only {knobs} knobs were looked at");
 }
 
 #[test]
@@ -337,4 +338,87 @@ fn all_faults_are_told_at_once_one_line_each() {
 fn a_missing_file_names_the_remedy() {
     let error = Config::load(Path::new("/nowhere/lockstep.toml")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/lockstep.toml") && error.contains("config --example"), "{error}");
+}
+
+/// A second tree behind the example's.
+fn second_tree(keys: &str) -> String {
+    format!("[[pair.tree]]\nname = \"more\"\n{keys}\n\n# A program that uses the databases")
+}
+
+#[test]
+fn a_tree_is_read_with_its_defaults() {
+    let text = example("# A program that uses the databases", &second_tree("primary = \"/srv/more\""));
+    let trees = &parse(&text).unwrap_or_else(|e| panic!("{e}")).pairs[0].trees;
+    assert_eq!((trees[0].order, trees[1].order), (TreeOrder::Independent, TreeOrder::Independent));
+    assert_eq!(trees[1].path(Role::Secondary), Path::new("/srv/more"));
+    assert_eq!((trees[1].delete_max_percent, trees[1].bandwidth_max_mbit_s), (80, None));
+    let with = parse(&example("order = \"independent\"", "order = \"with-database\"")).expect("it is sound");
+    assert_eq!(with.pairs[0].trees[0].order, TreeOrder::WithDatabase);
+}
+
+#[test]
+fn trees_that_cannot_be_are_refused() {
+    const ROOTS: &str = "primary = \"/srv/shop/uploads\"\nsecondary = \"/srv/shop/uploads\"";
+    refused(ROOTS, "primary = \"uploads\"", &["tree \"uploads\" primary", "absolute path"]);
+    refused(ROOTS, "primary = \"/\"", &["absolute path"]);
+    refused(ROOTS, "primary = \"/srv/x/.lockstep/y\"", &["Lockstep's own directory"]);
+    refused(ROOTS, "primary = \"/srv/shop/orders.db\"", &["is the file of database \"orders\""]);
+    refused(
+        ROOTS,
+        "primary = \"/srv/shop\"\nsecondary = \"/srv/other\"",
+        &["secondary", "database \"orders\" lies in it on one node", "the same place"],
+    );
+    refused("name = \"uploads\"", "name = \"Uploads\"", &["tree \"Uploads\" name"]);
+    refused("\"/cache\"]", "\"a[\"]", &["exclude", "\"a[\" is no pattern"]);
+    refused("delete_max_percent = 80", "delete_max_percent = 0", &["delete_max_percent", "1 to 100"]);
+    refused("order = \"independent\"", "order = \"first\"", &["unknown variant `first`", "with-database"]);
+    let strict = example("strict = false", "strict = true").replace("\"independent\"", "\"with-database\"");
+    let errors = parse(&strict).unwrap_err().to_string();
+    assert!(errors.contains("strict = true") && errors.lines().count() == 1, "{errors}");
+    for (second, role) in [
+        ("primary = \"/srv/shop/uploads/deep\"\nsecondary = \"/srv/more\"", "primary"),
+        ("primary = \"/srv/more\"\nsecondary = \"/srv\"", "secondary"),
+    ] {
+        let text = example("# A program that uses the databases", &second_tree(second));
+        let errors = parse(&text).unwrap_err().to_string();
+        assert!(errors.contains("overlap") && errors.contains(&format!("tree {role}")), "{errors}");
+    }
+}
+
+#[test]
+fn a_tree_may_hold_the_database_in_the_same_place() {
+    let text = example(
+        "primary = \"/srv/shop/uploads\"\nsecondary = \"/srv/shop/uploads\"",
+        "primary = \"/srv/shop\"",
+    );
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn trees_clear_of_lockstep_and_of_each_other_are_looked_for_on_this_machine() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(at("uploads/state")).expect("a folder");
+    std::os::unix::fs::symlink(at("uploads"), at("link")).expect("a symlink");
+    let paths = Paths { config: FILE.into(), state_dir: at("lib"), runtime_dir: at("run") };
+    let config = |root: &Path| {
+        let mut config = parse(EXAMPLE).expect("it is sound");
+        config.pairs[0].trees[0].primary = root.to_owned();
+        config
+    };
+    assert_eq!(config(&at("uploads")).check_places(&paths).expect("it is sound"), Vec::<String>::new());
+    let warned = config(&at("none")).check_places(&paths).expect("it may come later");
+    assert!(warned.len() == 1 && warned[0].contains("create or mount it"), "{warned:?}");
+    let inside = Paths { state_dir: at("link/state"), ..paths.clone() };
+    let errors = config(&at("uploads")).check_places(&inside).unwrap_err().to_string();
+    assert!(errors.contains("Lockstep's state directory") && errors.lines().count() == 1, "{errors}");
+    let mut twice = config(&at("uploads"));
+    let again = Tree {
+        name: "more".parse().expect("a name"),
+        primary: at("link"),
+        ..twice.pairs[0].trees[0].clone()
+    };
+    twice.pairs[0].trees.push(again);
+    let errors = twice.check_places(&paths).unwrap_err().to_string();
+    assert!(errors.contains("share a directory"), "{errors}");
 }

@@ -4,6 +4,7 @@
 //! step of the machine complains of; the others each have a cause of their own.
 
 use crate::events::{Event as LogEvent, EventLog, Severity};
+use lockstep_engine::files::ship::TreeStatus;
 use lockstep_engine::pair::{DatabaseState, DatabaseStatus};
 use lockstep_failover::action;
 use lockstep_failover::table::{TABLE, Verdict};
@@ -71,6 +72,20 @@ impl Alarms {
             // How many is news of every moment: shown, not recorded.
             Some(sentence) => drop(self.0.stand(COMMITS, Severity::Critical, sentence)),
             None => drop(self.0.lift(COMMITS)),
+        }
+    }
+
+    /// What is wrong with the file trees.
+    pub(super) fn trees(&self, trees: &[TreeStatus]) {
+        for alarm in trees.iter().flat_map(super::trees::alarms) {
+            match alarm.standing {
+                // Told once: which path it is, and how many, may be news of every moment.
+                Some((severity, sentence)) if self.0.stands(&alarm.key) => {
+                    self.0.stand(&alarm.key, severity, &sentence);
+                }
+                Some((severity, sentence)) => self.0.raise(&alarm.key, severity, &sentence),
+                None => self.0.clear(&alarm.key, &alarm.cleared),
+            }
         }
     }
 

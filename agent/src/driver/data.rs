@@ -6,7 +6,7 @@
 use super::alarms::Alarms;
 use super::queue::EventQueue;
 use crate::heartbeat::Heart;
-use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent};
+use lockstep_engine::pair::{Command, DatabaseState, Engine, EngineEvent, EngineStatus};
 use lockstep_failover::{Engine as EngineAction, Event, SoloAfter, Status, status::State};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -134,8 +134,19 @@ pub(super) struct Watch {
 }
 
 /// Why so many commits wait, in a sentence; none when the standby follows, and they wait only for its answer.
-pub(super) fn why_commits_wait(machine: &Status, solo_after: SoloAfter, waiting: u32) -> Option<String> {
-    if waiting == 0 || machine.state != State::Active || !machine.waits_for_standby {
+pub(super) fn why_commits_wait(
+    machine: &Status,
+    solo_after: SoloAfter,
+    waiting: u32,
+    held_by_tree: Option<&str>,
+) -> Option<String> {
+    if waiting == 0 || machine.state != State::Active {
+        return None;
+    }
+    if let Some(why) = held_by_tree.filter(|_| !machine.solo) {
+        return Some(format!("{waiting} {why}"));
+    }
+    if !machine.waits_for_standby {
         return None;
     }
     let until = match solo_after {
@@ -153,12 +164,13 @@ pub(super) async fn watch_databases(engine: Engine, watch: Watch) {
     let mut every = tokio::time::interval(LOOK_EVERY);
     loop {
         every.tick().await;
-        let databases = engine.status().databases;
+        let EngineStatus { databases, trees, held_by_tree, .. } = engine.status();
         watch.alarms.databases(&databases);
+        watch.alarms.trees(&trees);
         let waiting = databases.iter().map(|database| database.waiting).sum();
         let why = {
             let machine = watch.machine.lock().unwrap_or_else(PoisonError::into_inner);
-            why_commits_wait(&machine, watch.solo_after, waiting)
+            why_commits_wait(&machine, watch.solo_after, waiting, held_by_tree.as_deref())
         };
         watch.alarms.commits(why.as_deref());
         for database in databases {

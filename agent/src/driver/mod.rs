@@ -19,6 +19,7 @@ mod operator;
 mod pair;
 mod probing;
 mod queue;
+mod trees;
 mod watched;
 
 use crate::config::{Config, Paths};
@@ -41,7 +42,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps the agent from starting, as one sentence.
 pub fn run(config: Config, paths: &Paths) -> anyhow::Result<()> {
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&config.check_places(paths)?) {
         tracing::warn!("{warning}");
     }
     let identity = Identity::load(&paths.state_dir)

@@ -14,6 +14,7 @@ use crate::events::EventLog;
 use crate::heartbeat::{Gauges, Heart, LeaseGuard, Route, Settings};
 use anyhow::Context;
 use lockstep_engine::durable::create_dir_durably_blocking;
+use lockstep_engine::files::ship::TreeConfig;
 use lockstep_engine::link::{
     CompressionSetting, Greeting, Identity, LinkConfig, LinkTiming, PathConfig, Side,
 };
@@ -256,6 +257,17 @@ fn probe_config(pair: &config::Pair, vips: Vec<IpAddr>, period: Duration, queue:
     }
 }
 
+fn tree_config(tree: &config::Tree, role: config::Role) -> TreeConfig {
+    TreeConfig {
+        name: tree.name.clone(),
+        root: tree.path(role).to_owned(),
+        exclude: tree.exclude.clone(),
+        before_commits: tree.order == config::TreeOrder::WithDatabase,
+        delete_max_percent: tree.delete_max_percent,
+        bytes_per_s_max: tree.bandwidth_max_mbit_s.map(|mbit| u64::from(mbit) * 125_000),
+    }
+}
+
 fn start_engine(
     config: &Config,
     pair: &config::Pair,
@@ -282,7 +294,7 @@ fn start_engine(
     });
     let engine = EngineConfig {
         databases: databases.collect(),
-        trees: Vec::new(),
+        trees: pair.trees.iter().map(|tree| tree_config(tree, role)).collect(),
         state_dir: paths.pair_dir(&pair.id),
         quarantine_max_bytes: QUARANTINE_MAX_BYTES,
         identity,

@@ -190,6 +190,11 @@ impl EventLog {
         self.memory().alarms.remove(key).is_some()
     }
 
+    /// Whether an alarm stands.
+    pub fn stands(&self, key: &str) -> bool {
+        self.memory().alarms.contains_key(key)
+    }
+
     /// The alarms that stand, in order of their keys.
     pub fn alarms(&self) -> Vec<Alarm> {
         self.memory().alarms.values().cloned().collect()

@@ -63,7 +63,7 @@ fn furnish(home: &Home, node: Node) -> Result<()> {
     let (state, seed) = (home.state(node), home.seed(node));
     let mut private = DirBuilder::new();
     private.recursive(true).mode(0o700);
-    for dir in [&state, &home.data(node)] {
+    for dir in [&state, &home.data(node), &home.tree(node)] {
         private.create(dir).with_context(|| dir.display().to_string())?;
     }
     for name in [CERTIFICATE_FILE, KEY_FILE] {

@@ -8,7 +8,7 @@ use lockstep_engine::link::Identity;
 use toml::{Table, Value};
 
 use super::layout::{self, DIRECT_INTERFACE, Home, LAN_INTERFACE, Node, PAIR};
-use super::spec::{Disk, Ipv6, Spec};
+use super::spec::{Disk, Ipv6, Order, Spec};
 
 /// Port of heartbeats and data on both networks.
 const PORT: i64 = 7431;
@@ -22,6 +22,7 @@ pub(super) struct Wishes<'a> {
     pub(super) solo_after: Option<&'a str>,
     pub(super) set: &'a [String],
     pub(super) strict: bool,
+    pub(super) tree: Option<Order>,
     pub(super) profile: Option<&'a str>,
     pub(super) ipv6: Option<Ipv6>,
     pub(super) disk: Disk,
@@ -38,7 +39,7 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
         fingerprints.push(identity.fingerprint().to_string());
     }
     let mut vip = Vec::new();
-    let mut databases = [Vec::new(), Vec::new()];
+    let (mut databases, mut trees) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for node in Node::ALL {
         let mut config = match wishes.config {
             Some(dir) => read(&dir.join(format!("{}.toml", node.name())))?,
@@ -63,11 +64,12 @@ pub(super) fn write(home: &Home, wishes: &Wishes<'_>) -> Result<Spec> {
         if node == Node::A {
             vip = addresses(pair)?;
         }
-        databases[node as usize] = paths(pair, node)?;
+        databases[node as usize] = paths(pair, "database", node)?;
+        trees[node as usize] = paths(pair, "tree", node)?;
         let path = home.config(node);
         std::fs::write(&path, toml::to_string(&config)?).with_context(|| path.display().to_string())?;
     }
-    Ok(Spec { disk: wishes.disk, agents: wishes.agents, vip, databases })
+    Ok(Spec { disk: wishes.disk, agents: wishes.agents, vip, databases, trees })
 }
 
 fn read(path: &Path) -> Result<Table> {
@@ -100,13 +102,14 @@ fn addresses(pair: &Table) -> Result<Vec<IpAddr>> {
     list.iter().map(parse).collect()
 }
 
-fn paths(pair: &Table, node: Node) -> Result<Vec<(String, PathBuf)>> {
-    let Some(list) = pair.get("database").and_then(Value::as_array) else { return Ok(Vec::new()) };
-    let own = |database: &Value| {
-        let text = |key: &str| database.get(key).and_then(Value::as_str);
-        let primary = text("primary").context("a [[pair.database]] without `primary`")?;
+fn paths(pair: &Table, kind: &str, node: Node) -> Result<Vec<(String, PathBuf)>> {
+    let Some(list) = pair.get(kind).and_then(Value::as_array) else { return Ok(Vec::new()) };
+    let own = |entry: &Value| {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        let needed = |key| text(key).with_context(|| format!("a [[pair.{kind}]] without `{key}`"));
+        let primary = needed("primary")?;
         let path = if node == Node::B { text("secondary").unwrap_or(primary) } else { primary };
-        Ok((text("name").context("a [[pair.database]] without `name`")?.to_owned(), path.into()))
+        Ok((needed("name")?.to_owned(), path.into()))
     };
     list.iter().map(own).collect()
 }
@@ -140,6 +143,15 @@ fn generate(home: &Home, node: Node, wishes: &Wishes<'_>) -> Table {
         database.insert(key.into(), home.data(node).join("app.db").display().to_string().into());
     }
     pair.insert("database".into(), Value::Array(vec![database.into()]));
+    if let Some(order) = wishes.tree {
+        let mut tree = Table::new();
+        tree.insert("name".into(), "files".into());
+        for (key, node) in [("primary", Node::A), ("secondary", Node::B)] {
+            tree.insert(key.into(), home.tree(node).display().to_string().into());
+        }
+        tree.insert("order".into(), order.word().into());
+        pair.insert("tree".into(), Value::Array(vec![tree.into()]));
+    }
     if let Some(command) = wishes.app {
         let mut app = Table::new();
         app.insert("name".into(), "app".into());

@@ -266,6 +266,11 @@ impl Home {
         self.disk(node).join("data")
     }
 
+    /// The root of a node's file tree with `--tree`.
+    pub fn tree(&self, node: Node) -> PathBuf {
+        self.data(node).join("files")
+    }
+
     /// What a node's agent prints.
     pub fn agent_log(&self, node: Node) -> PathBuf {
         self.node(node).join("agent.log")

@@ -33,7 +33,7 @@ pub use layout::{
     APP_PORT, Cable, DIRECT_INTERFACE, Direction, Home, Host, LAN_INTERFACE, Node, PAIR, VIP, VIP6,
     direct_addresses, lan_addresses, lan_mac,
 };
-pub use spec::{Disk, Ipv6};
+pub use spec::{Disk, Ipv6, Order};
 
 use control::{Reply, Request, ask};
 
@@ -164,6 +164,10 @@ pub struct Up {
     /// No reader sees a commit of a program under the shim before the standby has it
     #[arg(long)]
     strict: bool,
+    /// A tree of files beside the database, `files` in each node's data; with `--tree=with-database` its changes come
+    /// before the commits that follow them
+    #[arg(long, value_enum, value_name = "ORDER", num_args = 0..=1, require_equals = true, default_missing_value = "independent")]
+    tree: Option<Order>,
     /// Timing: metal, default, vm or mse
     #[arg(long)]
     profile: Option<String>,
@@ -286,9 +290,9 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
     let of_this_machine =
         std::env::var_os("LOCKSTEP_CONFIG").is_some_and(|file| up.config == Path::new(&file));
     let given = up.config != Path::new(GENERATED) && (!of_this_machine || up.config.is_dir());
-    if given && (up.app.is_some() || up.ipv6.is_some()) {
+    if given && (up.app.is_some() || up.ipv6.is_some() || up.tree.is_some()) {
         bail!(
-            "--app and --ipv6 are for a generated configuration: with --config they belong in a.toml and b.toml"
+            "--app, --tree and --ipv6 are for a generated configuration: with --config they belong in a.toml and b.toml"
         );
     }
     let wishes = generate::Wishes {
@@ -298,6 +302,7 @@ fn start(home: &Home, up: &Up) -> Result<u8> {
         solo_after: up.solo_after.as_deref(),
         set: &up.set,
         strict: up.strict,
+        tree: up.tree,
         profile: up.profile.as_deref(),
         ipv6: up.ipv6,
         disk: up.disk,
@@ -323,8 +328,10 @@ fn status(home: &Home, as_json: bool) -> Result<u8> {
         std::net::IpAddr::V6(vip) => format!("http://[{vip}]:{APP_PORT}/"),
     });
     let of_node = |node: Node, power: Power| {
-        let databases: serde_json::Map<_, _> =
-            spec.databases[node as usize].iter().map(|(name, path)| (name.clone(), json!(path))).collect();
+        let by_name = |of: &[Vec<(String, PathBuf)>; 2]| {
+            let pairs = of[node as usize].iter().map(|(name, path)| (name.clone(), json!(path)));
+            pairs.collect::<serde_json::Map<_, _>>()
+        };
         json!({
             "power": power,
             "addresses": {
@@ -332,7 +339,8 @@ fn status(home: &Home, as_json: bool) -> Result<u8> {
                 "direct": direct_addresses(node),
             },
             "state_dir": home.state(node),
-            "databases": databases,
+            "databases": by_name(&spec.databases),
+            "trees": by_name(&spec.trees),
         })
     };
     let nodes = json!({"a": of_node(Node::A, a), "b": of_node(Node::B, b)});

@@ -50,6 +50,24 @@ pub enum Ipv6 {
     Only,
 }
 
+/// What comes first, files or the commits that follow them; the words of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Order {
+    /// Neither waits.
+    Independent,
+    /// Files.
+    WithDatabase,
+}
+
+impl Order {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Independent => "independent",
+            Self::WithDatabase => "with-database",
+        }
+    }
+}
+
 /// What a lab was started with.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
@@ -60,6 +78,8 @@ pub(super) struct Spec {
     pub(super) vip: Vec<std::net::IpAddr>,
     /// Name and path of each database on each node.
     pub(super) databases: [Vec<(String, PathBuf)>; 2],
+    /// Name and root of each file tree on each node.
+    pub(super) trees: [Vec<(String, PathBuf)>; 2],
 }
 
 impl Spec {

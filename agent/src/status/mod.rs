@@ -6,9 +6,11 @@
 mod render;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tree;
 
 pub use lockstep_failover::status::State as PairState;
 pub use render::{Paint, bytes, events, human};
+pub use tree::{StuckStatus, TreeState, TreeStatus};
 
 use crate::{
     config::Role,
@@ -78,9 +80,9 @@ pub struct PairStatus {
     pub heartbeat: Heartbeats,
     /// The databases, in stream order.
     pub databases: Vec<DatabaseStatus>,
-    /// Replicated file trees; always empty in this version.
+    /// The replicated file trees, in the configuration's order.
     #[serde(default)]
-    pub trees: Vec<String>,
+    pub trees: Vec<TreeStatus>,
     /// `io_uring` or `blocking`.
     pub io_backend: String,
     /// The last [`STATUS_EVENTS`] events, oldest first.

@@ -121,6 +121,9 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
     for database in &pair.databases {
         self::database(out, database, paint);
     }
+    for tree in &pair.trees {
+        super::tree::render(out, tree, paint);
+    }
     if pair.quarantined > 0 {
         let count = format!("{} kept, see `lockstep quarantine list`", pair.quarantined);
         line(out, "quarantine", &paint.warn(&count));
@@ -136,7 +139,7 @@ fn pair(out: &mut String, pair: &PairStatus, paint: Paint) {
     }
 }
 
-fn line(out: &mut String, label: &str, text: &str) {
+pub(super) fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{}", format!("{label:<11}{text}").trim_end());
 }
 
@@ -236,7 +239,7 @@ fn progress(copy: &CopyStatus) -> String {
     )
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -257,6 +260,6 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// Text from elsewhere must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }

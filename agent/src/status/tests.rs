@@ -42,6 +42,28 @@ pub(crate) fn full() -> Status {
             repaired_pages: 2,
         }),
     };
+    let tree = TreeStatus {
+        name: "uploads".into(),
+        path: "/srv/uploads".into(),
+        state: TreeState::Sending,
+        in_sync: true,
+        behind_files: Some(12),
+        behind_bytes: 3 << 20,
+        behind_ms: Some(4100),
+        rate_bytes_per_s: 1 << 20,
+        remaining_s: Some(3),
+        entries: Some(5000),
+        sent_files: 1,
+        sent_bytes: 2,
+        source: Some("inotify".into()),
+        fault: Some("a directory cannot be watched: raise the limit".into()),
+        stuck_files: 8,
+        stuck: vec![StuckStatus {
+            path: "a/b".into(),
+            reason: "the standby has no room left: free some there".into(),
+            age_s: 62,
+        }],
+    };
     let link = LinkStatus {
         path: Some("direct".into()),
         compressing: true,
@@ -66,7 +88,7 @@ pub(crate) fn full() -> Status {
         lease_ms_left: Some(480),
         heartbeat: Heartbeats { direct: Some(beat.clone()), lan: HeartbeatStatus { up: false, ..beat } },
         databases: vec![database],
-        trees: vec![],
+        trees: vec![tree],
         io_backend: "uring".into(),
         events: vec![event],
         link,
@@ -113,6 +135,11 @@ fn the_json_has_the_fixed_names() {
         has_keys(&pair["heartbeat"][path], "up age_ms mean_rtt_ms");
     }
     assert_eq!((&json["role"], &json["schema"]), (&"primary".into(), &1.into()));
+    has_keys(
+        &pair["trees"][0],
+        "name path state in_sync behind_files behind_bytes behind_ms rate_bytes_per_s remaining_s fault stuck_files stuck",
+    );
+    has_keys(&pair["trees"][0]["stuck"][0], "path reason age_s");
     assert!(pair["vip"][0].is_string() && pair["events"].is_array() && pair["trees"].is_array());
     let states = "unpaired copying active standby promoting releasing holding";
     for state in states.split(' ') {
@@ -158,6 +185,10 @@ fn people_see_every_fact_and_no_escape_sequence_without_a_terminal() {
         "verified 2 min 15 s ago, sums equal 1 min 1 s ago",
         "page 256 of 5000",
         "3 pages differed, 2 repaired",
+        "uploads  in sync, sending  behind 12 paths, 3.0 MiB, oldest 4100 ms, 1.0 MiB/s, remaining 3 s  5000 entries",
+        "raise the limit",
+        "a/b: the standby has no room left: free some there (for 1 min 2 s)",
+        "and 7 more paths are not on the standby",
         "quarantine list",
         "check the cable",
         "took over: the peer is silent",

@@ -191,8 +191,11 @@ impl Active {
     }
 
     /// Where commits are never acknowledged alone, programs are refused before they write, not after: a
-    /// connection that comes back soon is waited for.
+    /// connection that comes back soon is waited for. And the trees, of which no message tells.
     pub(super) fn watch_standby(&mut self) {
+        if self.trees.any() {
+            self.judge_sync();
+        }
         let answered = self.session.as_ref().is_some_and(|session| session.answered);
         self.alone_since = if answered { None } else { self.alone_since.or_else(|| Some(Instant::now())) };
         let Some(after) = self.refuse_alone_after else { return };
@@ -421,7 +424,8 @@ impl Active {
     /// Tells the agent when the standby holds everything acknowledged, or no longer.
     fn judge_sync(&mut self) {
         let follows = self.session.as_ref().is_some_and(|s| s.answered);
-        let all = follows && self.databases.iter().all(|d| d.synced);
+        let trees = self.trees.are_whole();
+        let all = follows && trees && self.databases.iter().all(|d| d.synced);
         if all {
             for reply in self.durable_replies.drain(..) {
                 let _ = reply.send(());
@@ -436,6 +440,15 @@ impl Active {
             self.in_sync = in_sync;
             self.inputs.in_sync(in_sync);
         }
+    }
+
+    /// The application has stopped: answered as [`Self::when_durable`], and for the trees too.
+    pub(super) fn drain(&mut self, reply: oneshot::Sender<()>) {
+        let (trees, inputs) = (self.trees.barriers(), self.inputs.clone());
+        tokio::task::spawn_local(async move {
+            trees.await;
+            inputs.send(Input::TreesDrained(reply));
+        });
     }
 
     /// Answers once everything committed by now is durable on the standby. A connection that ends
@@ -595,6 +608,11 @@ impl Active {
                     format!("snapshot of {} to {}: {e}", path.display(), destination.display())
                 }));
         });
+    }
+
+    /// Why commits wait for a tree; `None`: they do not, or only until files have arrived.
+    pub(super) fn held_by_tree(&self) -> Option<String> {
+        self.trees.held()
     }
 
     /// For the status, the file trees.

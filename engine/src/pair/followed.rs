@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::thread::{Input, Inputs};
 use super::trees::{index_path, tree_dir, tree_rules};
 use crate::files::apply::{Applier, ApplyConfig, SYNC_EACH_MAX};
-use crate::files::follow::{FollowConfig, FollowNote, Follower};
+use crate::files::follow::{FollowConfig, FollowNote, Follower, Following};
 use crate::files::ship::{TreeConfig, TreeState as ShownState, TreeStatus};
 use lockstep_wire::{Message, TreeName, TreeState, TreeStates, Trees};
 use std::rc::Rc;
@@ -185,12 +185,12 @@ impl FollowedTrees {
     /// For the status.
     pub(super) fn statuses(&self) -> Vec<TreeStatus> {
         let status = |(name, follower): &(TreeName, Result<Follower, String>)| {
-            let fault = match follower {
-                Ok(follower) => follower.shown().fault,
-                Err(sentence) => Some(sentence.clone()),
+            let shown = match follower {
+                Ok(follower) => follower.shown(),
+                Err(sentence) => Following { fault: Some(sentence.clone()), ..Following::default() },
             };
-            let state = fault.map_or(ShownState::Following, ShownState::Stopped);
-            TreeStatus { state, ..TreeStatus::new(name.clone()) }
+            let state = shown.fault.map_or(ShownState::Following, ShownState::Stopped);
+            TreeStatus { state, pending_bytes: shown.queued_bytes, ..TreeStatus::new(name.clone()) }
         };
         self.trees.iter().map(status).collect()
     }

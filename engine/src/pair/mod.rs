@@ -27,6 +27,7 @@ mod status;
 mod sums;
 mod thread;
 mod trees;
+mod whole;
 
 pub use barrier::{Acknowledged, CommitMode, Progress};
 pub use scrub::{SCRUB_BYTES_PER_S, Verified};

@@ -395,7 +395,7 @@ impl Shipment<'_> {
                 salts,
                 commits,
             } => {
-                self.trees.before_commits().await;
+                self.files_first().await?;
                 let now = Instant::now();
                 if last > published {
                     self.waiters.seen(now);
@@ -428,6 +428,7 @@ impl Shipment<'_> {
                 }
             }
             CaptureEvent::EndOfCopy { position, page_count } => {
+                self.files_first().await?;
                 self.send(CopyEnd { generation: position.generation.0, frame: position.frame.0, page_count })
                     .await?;
                 (self.note)(ShipNote::CopySent(position));
@@ -445,6 +446,14 @@ impl Shipment<'_> {
             CaptureEvent::Failed(_) => return Err(End::CaptureClosed),
         }
         Ok(false)
+    }
+
+    /// Waits for the files that come before what is sent next.
+    async fn files_first(&self) -> Result<(), End> {
+        tokio::select! {
+            () = self.trees.before_commits() => Ok(()),
+            () = self.sender.closed() => Err(End::ConnectionClosed),
+        }
     }
 
     /// Takes back everything after a point. The main loop knows it first: acknowledgements of what was there

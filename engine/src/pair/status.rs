@@ -24,6 +24,8 @@ pub struct EngineStatus {
     pub databases: Vec<DatabaseStatus>,
     /// Active: one entry per file tree, in the order of the configuration.
     pub trees: Vec<TreeStatus>,
+    /// Active: why commits wait for a tree, in a sentence; `None`: they do not.
+    pub held_by_tree: Option<String>,
 }
 
 /// One database.

@@ -52,6 +52,8 @@ pub(super) enum Input {
     Target { index: usize, serial: u64, position: Position },
     /// The active broke the protocol about a tree.
     TreeBroken { connection: u64, sentence: String },
+    /// Every tree has arrived that could: go on with the databases.
+    TreesDrained(oneshot::Sender<()>),
     /// A mirror says something.
     Standby { index: usize, note: StandbyNote },
 }
@@ -271,7 +273,7 @@ impl DataThread {
             }
             Command::Drain(reply) => {
                 if let Role::Active(active) = &mut self.role {
-                    active.when_durable(reply);
+                    active.drain(reply);
                 }
             }
             Command::Wait { database, mode, reply } => match &mut self.role {
@@ -463,6 +465,7 @@ impl DataThread {
             Input::ShipEnded { index, of, events } => active.ship_ended(index, &of, events),
             Input::Stamped { index, serial, position } => active.stamped(index, serial, position),
             Input::Target { index, serial, position } => active.target(index, serial, position),
+            Input::TreesDrained(reply) => active.when_durable(reply),
             _ => unreachable!("the other inputs were handled before"),
         }
     }
@@ -530,8 +533,12 @@ impl DataThread {
             Role::Standby(standby) => standby.tree_statuses(),
             _ => Vec::new(),
         };
+        let held = match &self.role {
+            Role::Active(active) => active.held_by_tree(),
+            _ => None,
+        };
         let mut status = self.status.lock().expect("no holder of the status lock panics");
-        status.trees = trees;
+        (status.trees, status.held_by_tree) = (trees, held);
         status.epoch = epoch;
         status.active = active;
         status.in_sync = in_sync;

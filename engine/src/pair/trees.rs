@@ -6,21 +6,36 @@
 use super::EngineConfig;
 use super::connection::Connection;
 use super::thread::Inputs;
+use super::whole::Whole;
 use crate::files::index::Store;
 use crate::files::rules::Rules;
 use crate::files::ship::{Shipper, TreeConfig, TreeState, TreeStatus};
 use lockstep_wire::{Message, Trees};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Messages between a tree's thread and the link; one is half a millisecond at 1 Gbit/s, or a large one 4 ms.
 const QUEUE: usize = 2;
 
+/// A tree that holds commits back is asked again so often.
+const HELD_RETRY: Duration = Duration::from_millis(100);
+
+/// One tree of this node while it is active.
+struct ServedTree {
+    /// Or what there is to show of one that could not be started.
+    shipper: Result<Shipper, Box<TreeStatus>>,
+    /// Its changes come before the commits that follow them.
+    before_commits: bool,
+    whole: RefCell<Whole>,
+}
+
 /// The trees of this node while it is active.
 pub(super) struct ServedTrees {
-    trees: Vec<Result<Shipper, Box<TreeStatus>>>,
+    trees: Vec<ServedTree>,
     /// How many databases have their streams before these.
     databases: usize,
 }
@@ -50,6 +65,12 @@ pub(super) fn forget_indexes(config: &EngineConfig) {
     }
 }
 
+impl ServedTree {
+    fn status(&self) -> TreeStatus {
+        self.shipper.as_ref().map_or_else(|status| (**status).clone(), Shipper::status)
+    }
+}
+
 impl ServedTrees {
     /// Begins to watch all trees.
     pub(super) fn start(config: &EngineConfig, inputs: &Inputs) -> Self {
@@ -59,17 +80,19 @@ impl ServedTrees {
                 let index = index_path(config, tree);
                 Shipper::start(tree.clone(), rules, index, false, notices).map_err(|error| error.to_string())
             });
-            started.map_err(|sentence| {
+            let shipper = started.map_err(|sentence| {
                 inputs.notice(true, format!("tree {}: {sentence}", tree.name));
                 let stopped = TreeState::Stopped(sentence);
                 Box::new(TreeStatus { state: stopped, ..TreeStatus::new(tree.name.clone()) })
-            })
+            });
+            let whole = RefCell::new(Whole::read(&tree_dir(config, tree)));
+            ServedTree { shipper, before_commits: tree.before_commits, whole }
         });
         Self { trees: trees.collect(), databases: config.databases.len() }
     }
 
     fn running(&self) -> impl Iterator<Item = &Shipper> {
-        self.trees.iter().filter_map(|tree| tree.as_ref().ok())
+        self.trees.iter().filter_map(|tree| tree.shipper.as_ref().ok())
     }
 
     /// Ends all threads and waits for them.
@@ -86,7 +109,7 @@ impl ServedTrees {
         if self.trees.is_empty() {
             return;
         }
-        let announced = self.trees.iter().map(|tree| match tree {
+        let announced = self.trees.iter().map(|tree| match &tree.shipper {
             Ok(shipper) => shipper.announced(),
             Err(status) => lockstep_wire::TreeAnnounced { name: status.name.to_string(), index: 0, batch: 0 },
         });
@@ -95,8 +118,11 @@ impl ServedTrees {
 
     /// The standby is gone.
     pub(super) fn disconnected(&self) {
-        for tree in self.running() {
-            tree.disconnected();
+        for tree in &self.trees {
+            tree.whole.borrow_mut().disconnected();
+            if let Ok(shipper) = &tree.shipper {
+                shipper.disconnected();
+            }
         }
     }
 
@@ -111,7 +137,10 @@ impl ServedTrees {
     ) -> Result<(), String> {
         for state in states {
             let stream = u16::try_from(state.stream).map_err(|_| "a stream beyond all".to_owned())?;
-            let Some(tree) = self.of_stream(stream)? else { continue };
+            let tree = self.of_stream(stream)?;
+            let Ok(shipper) = &tree.shipper else { continue };
+            let index = shipper.announced().index;
+            tree.whole.borrow_mut().connected(index, state.index == index);
             let (out, mut messages) = mpsc::channel::<Message>(QUEUE);
             let sender = connection.stream(stream);
             tokio::task::spawn_local(async move {
@@ -121,7 +150,7 @@ impl ServedTrees {
                     }
                 }
             });
-            tree.connected(state, out);
+            shipper.connected(state, out);
         }
         Ok(())
     }
@@ -132,42 +161,84 @@ impl ServedTrees {
     /// It is none of a tree, or the stream was never announced.
     pub(super) fn message(&self, stream: u16, message: Message) -> Result<(), String> {
         let tree = self.of_stream(stream)?;
-        match (message, tree) {
-            (_, None) => {}
-            (Message::TreeAck(ack), Some(tree)) => tree.ack(ack),
-            (Message::TreeListing(listing), Some(tree)) => tree.listing(listing),
+        match (message, &tree.shipper) {
+            (_, Err(_)) => {}
+            (Message::TreeAck(ack), Ok(tree)) => tree.ack(ack),
+            (Message::TreeListing(listing), Ok(tree)) => tree.listing(listing),
             (other, _) => return Err(format!("{} is not a standby's message of a tree", other.name())),
         }
         Ok(())
     }
 
-    fn of_stream(&self, stream: u16) -> Result<Option<&Shipper>, String> {
+    fn of_stream(&self, stream: u16) -> Result<&ServedTree, String> {
         let index = usize::from(stream).checked_sub(self.databases + 1);
         let tree = index.and_then(|index| self.trees.get(index));
-        let tree = tree.ok_or_else(|| format!("an answer on stream {stream}, which was never announced"))?;
-        Ok(tree.as_ref().ok())
+        tree.ok_or_else(|| format!("an answer on stream {stream}, which was never announced"))
+    }
+
+    /// Is there any?
+    pub(super) fn any(&self) -> bool {
+        !self.trees.is_empty()
     }
 
     /// Does any tree want its changes to come before the commits that follow them?
     pub(super) fn any_before_commits(&self) -> bool {
-        self.running().any(|tree| tree.before_commits)
+        self.trees.iter().any(|tree| tree.before_commits)
     }
 
-    /// Waits until every file change that comes before the commits to be sent now is on the standby's disk, for the
-    /// trees that want that. A tree that cannot be sent does not hold commits up: it is an alarm of its own.
+    /// Returns once every file change that comes before the commits to be sent now is on the standby's disk, for the
+    /// trees that want that. A tree that cannot be sent, or a path of it, holds the commits back: the standby may lack
+    /// commits, never the file that one of them names.
     pub(super) async fn before_commits(&self) {
-        let waits: Vec<_> = self.running().filter(|tree| tree.before_commits).map(Shipper::barrier).collect();
-        for wait in waits {
-            // Either answer ends the wait.
-            let _ = wait.await;
+        for tree in self.trees.iter().filter(|tree| tree.before_commits) {
+            let Ok(shipper) = &tree.shipper else { return std::future::pending().await };
+            while shipper.barrier().await != Ok(Ok(())) || shipper.status().stuck_paths > 0 {
+                tokio::time::sleep(HELD_RETRY).await;
+            }
+        }
+    }
+
+    /// Why commits are held back, in a sentence; `None`: they are not, or only until files have arrived.
+    pub(super) fn held(&self) -> Option<String> {
+        self.trees.iter().filter(|tree| tree.before_commits).find_map(|tree| held_by(&tree.status()))
+    }
+
+    /// All of what the standby needs to serve the trees is on its disk, but for what is changing just now. A tree that
+    /// cannot be sent is an alarm of its own and keeps no database from being in sync, unless commits wait for it.
+    pub(super) fn are_whole(&self) -> bool {
+        let each = self.trees.iter().map(|tree| match &tree.shipper {
+            Ok(shipper) => tree.whole.borrow_mut().judge(shipper),
+            Err(_) => true,
+        });
+        each.fold(true, |all, whole| all && whole) && self.held().is_none()
+    }
+
+    /// Answers once everything that has changed by now is on the standby's disk, or cannot be brought there.
+    pub(super) fn barriers(&self) -> impl Future<Output = ()> + use<> {
+        let waits: Vec<_> = self.running().map(Shipper::barrier).collect();
+        async move {
+            for wait in waits {
+                // Either answer ends the wait.
+                let _ = wait.await;
+            }
         }
     }
 
     /// For the status.
     pub(super) fn statuses(&self) -> Vec<TreeStatus> {
-        self.trees
-            .iter()
-            .map(|tree| tree.as_ref().map_or_else(|status| (**status).clone(), Shipper::status))
-            .collect()
+        let of = |tree: &ServedTree| TreeStatus { whole: tree.whole.borrow().is_whole(), ..tree.status() };
+        self.trees.iter().map(of).collect()
     }
+}
+
+fn held_by(status: &TreeStatus) -> Option<String> {
+    let why = match (&status.state, status.stuck.first()) {
+        (TreeState::Stopped(why), _) => why.clone(),
+        (_, Some(stuck)) => format!("{}: {}", stuck.path, stuck.reason),
+        _ => return None,
+    };
+    Some(format!(
+        "commits wait for tree {}, whose files come first (order = \"with-database\"): {why}",
+        status.name
+    ))
 }

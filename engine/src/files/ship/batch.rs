@@ -57,6 +57,8 @@ pub(super) struct Flight {
     pub(super) batch: u64,
     pub(super) done: Vec<Done>,
     pub(super) since: Instant,
+    /// Of content.
+    pub(super) bytes: u64,
 }
 
 /// One connection's sending side of a tree.
@@ -177,7 +179,12 @@ impl Session {
             self.flush(store, true)?;
             self.open = false;
             let done = std::mem::take(&mut self.done);
-            self.flights.push_back(Flight { batch: self.batch, done, since: Instant::now() });
+            self.flights.push_back(Flight {
+                batch: self.batch,
+                done,
+                since: Instant::now(),
+                bytes: self.bytes,
+            });
             return Ok(());
         }
         let done = std::mem::take(&mut self.done);

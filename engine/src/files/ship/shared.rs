@@ -106,8 +106,12 @@ pub struct TreeStatus {
     pub state: TreeState,
     /// Paths that may have changed, or whose change is under way.
     pub pending_paths: u64,
+    /// Bytes on their way to the standby's disk.
+    pub pending_bytes: u64,
     /// Since when the oldest of them waits.
     pub oldest: Option<Instant>,
+    /// Active: the standby once had all of it, since it follows this index.
+    pub whole: bool,
     /// Entries that the standby has.
     pub entries: u64,
     /// Files sent since this node serves.
@@ -135,6 +139,8 @@ impl TreeStatus {
             name,
             state: TreeState::Starting,
             pending_paths: 0,
+            pending_bytes: 0,
+            whole: false,
             oldest: None,
             entries: 0,
             files_sent: 0,
@@ -153,8 +159,6 @@ impl TreeStatus {
 pub struct Shipper {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-    /// File changes come before the commits that follow them.
-    pub before_commits: bool,
 }
 
 impl Shipper {
@@ -182,11 +186,10 @@ impl Shipper {
             status: TreeStatus::new(config.name.clone()),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
-        let before_commits = config.before_commits;
         let name = format!("tree-{}", config.name);
         let tree = Tree::new(config, rules, index, fresh, shared.clone(), notices);
         let thread = std::thread::Builder::new().name(name).spawn(move || tree.run())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)), before_commits })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// How it is announced to a standby.

@@ -440,8 +440,9 @@ impl Tree {
             return;
         }
         self.shown = now;
-        let flying: usize =
-            self.session.as_ref().map_or(0, |session| session.flights.iter().map(|f| f.done.len()).sum());
+        let flights = || self.session.iter().flat_map(|session| &session.flights);
+        let flying: usize = flights().map(|flight| flight.done.len()).sum();
+        let flying_bytes = flights().map(|flight| flight.bytes).sum();
         let flying_since = self.session.as_ref().and_then(|session| session.flights.front()).map(|f| f.since);
         let mut shared = self.shared.lock();
         let marks = shared.dirty.len() + self.scan.len() + self.vanished.len();
@@ -464,7 +465,7 @@ impl Tree {
             (None, Some(_)) if pending > 0 || self.introduce => TreeState::Sending,
             (None, Some(_)) => TreeState::Level,
         };
-        status.pending_paths = pending as u64;
+        (status.pending_paths, status.pending_bytes) = (pending as u64, flying_bytes);
         status.oldest = oldest;
         status.entries = self.known.len() as u64;
         (status.files_sent, status.bytes_sent) = (self.count.files, self.count.bytes);
