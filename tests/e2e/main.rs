@@ -15,5 +15,6 @@ mod operate;
 mod service;
 mod shim;
 mod strict;
+mod trees;
 mod unmodified;
 mod waiting;

@@ -161,6 +161,18 @@ impl Pair {
         }
     }
 
+    /// The same, and tells more when it does not happen.
+    pub(crate) fn until_or(&self, what: &str, mut done: impl FnMut() -> bool, explain: impl FnOnce()) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            if Instant::now() >= deadline {
+                explain();
+                panic!("{what} did not happen: {}", self.states());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Nothing of this happens for so long.
     pub(crate) fn never(&self, what: &str, span: Duration, mut happens: impl FnMut() -> bool) {
         let end = Instant::now() + span;

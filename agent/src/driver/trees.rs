@@ -4,7 +4,7 @@ use super::pair::Pair;
 use crate::events::Severity;
 use crate::status::{StuckStatus, TreeState, TreeStatus};
 use lockstep_engine::files::ship::{self, StuckPath};
-use lockstep_engine::pair::EngineStatus;
+use lockstep_engine::pair::{EngineStatus, STUCK_PATIENCE};
 
 /// All trees of the configuration, whatever the data path does.
 pub(super) fn statuses(pair: &Pair, data: &EngineStatus) -> Vec<TreeStatus> {
@@ -68,7 +68,8 @@ pub(super) fn alarms(tree: &ship::TreeStatus) -> [TreeAlarm; 3] {
         ship::TreeState::Stopped(why) => Some((Severity::Critical, format!("tree {name}: {why}"))),
         _ => None,
     };
-    let stuck = tree.stuck.first().map(|StuckPath { path, reason, .. }| {
+    let stuck = tree.stuck.first().filter(|oldest| oldest.since.elapsed() >= STUCK_PATIENCE);
+    let stuck = stuck.map(|StuckPath { path, reason, .. }| {
         let more = match tree.stuck_paths {
             0 | 1 => String::new(),
             count => format!(" (and {} more paths, see `lockstep status`)", count - 1),

@@ -55,7 +55,7 @@ pub struct Environment(pub Vec<(String, String)>);
 
 impl Environment {
     /// `LOCKSTEP_ROLE`, `_EPOCH`, `_PAIR`, `_SOCKET`, `_VIP` (comma-separated, without masks),
-    /// `_DATABASE_<NAME>` (upper case, `_` for `-`) and `_DATA_DIR`, the folder of the first database.
+    /// `_DATABASE_<NAME>` and `_TREE_<NAME>` (upper case, `_` for `-`), and `_DATA_DIR`, the folder of the first database.
     pub fn new(pair: &Pair, role: Role, epoch: Epoch, socket: &Path) -> Self {
         let vips: Vec<_> = pair.vips.iter().map(|vip| vip.address.to_string()).collect();
         let mut variables = vec![
@@ -65,13 +65,18 @@ impl Environment {
             ("LOCKSTEP_SOCKET".to_owned(), socket.display().to_string()),
             ("LOCKSTEP_VIP".to_owned(), vips.join(",")),
         ];
+        let upper = |name: &str| name.to_uppercase().replace('-', "_");
         variables.extend(pair.databases.iter().map(|database| {
-            let name = database.name.as_str().to_uppercase().replace('-', "_");
+            let name = upper(database.name.as_str());
             (format!("LOCKSTEP_DATABASE_{name}"), database.path(role).display().to_string())
         }));
         if let Some(dir) = pair.databases.first().and_then(|database| database.path(role).parent()) {
             variables.push(("LOCKSTEP_DATA_DIR".to_owned(), dir.display().to_string()));
         }
+        variables.extend(pair.trees.iter().map(|tree| {
+            let name = upper(tree.name.as_str());
+            (format!("LOCKSTEP_TREE_{name}"), tree.path(role).display().to_string())
+        }));
         Self(variables)
     }
 }

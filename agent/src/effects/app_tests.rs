@@ -241,7 +241,7 @@ fn the_file_for_a_unit_quotes_what_systemd_would_take_for_something_else() {
 }
 
 #[test]
-fn the_environment_names_pair_epoch_addresses_and_databases() {
+fn the_environment_names_pair_epoch_addresses_databases_and_trees() {
     let example = include_str!("../config/example.toml");
     let config = Config::parse(example, Path::new("example.toml")).expect("the example is sound");
     let pair = &config.pairs[0];
@@ -259,4 +259,5 @@ fn the_environment_names_pair_epoch_addresses_and_databases() {
     let database = &pair.databases[0];
     let name = database.name.as_str().to_uppercase().replace('-', "_");
     assert_eq!(value(&format!("LOCKSTEP_DATABASE_{name}")), database.primary.display().to_string());
+    assert_eq!(value("LOCKSTEP_TREE_UPLOADS"), pair.trees[0].primary.display().to_string());
 }

@@ -4,15 +4,18 @@
 //! it is on the other node too. Everything else is copied, with a manifest, into a directory of the agent's; the tree
 //! itself is left for the active to put right.
 
-use super::TreePath;
 use super::disk::{Disk, FileId, Found};
-use super::index::{Known, Store};
+use super::index::{Known, Seen, Store};
 use super::rules::Rules;
+use super::{ContentHasher, TreePath};
 use lockstep_wire::TreeKind;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// What was kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,13 +86,10 @@ fn changes(disk: &Disk, rules: &Rules, known: &Known) -> io::Result<Changes> {
                 left.push(path);
                 continue;
             }
-            let same = known.at(&path).is_some_and(|known| {
-                known.kind == found.kind
-                    && known.id == found.id
-                    && known.id != FileId::default()
-                    && known.ctime == found.ctime
-                    && known.size == found.size
-            });
+            let same = match known.at(&path) {
+                Some(known) => is_same(disk, &path, known, &found)?,
+                None => false,
+            };
             if !same && found.kind != TreeKind::Other {
                 changed.push((path, found));
             }
@@ -98,6 +98,32 @@ fn changes(disk: &Disk, rules: &Rules, known: &Known) -> io::Result<Changes> {
     let all = known.find(&TreePath::root()).map_or_else(Vec::new, |root| known.below(root));
     let gone = all.into_iter().filter(|node| !seen.contains(node)).filter_map(|node| known.path(node));
     Ok((changed, gone.filter(|path| !path.is_root()).collect()))
+}
+
+/// The other node has it as it is here. A change of nothing but the time of the last change (another name of the file
+/// came or went, its mode was set to what it was) is none; a file is read to tell.
+fn is_same(disk: &Disk, path: &TreePath, known: &Seen, found: &Found) -> io::Result<bool> {
+    if known.kind != found.kind || known.size != found.size {
+        return Ok(false);
+    }
+    if known.id == found.id && known.id != FileId::default() && known.ctime == found.ctime {
+        return Ok(true);
+    }
+    if !known.same_meta(found) {
+        return Ok(false);
+    }
+    let Some(content) = known.content.filter(|_| found.kind == TreeKind::File) else {
+        return Ok(found.kind != TreeKind::File);
+    };
+    let Some((mut file, _)) = disk.file(path)? else { return Ok(false) };
+    let mut hasher = ContentHasher::default();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish().0 == content),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 struct Keeping {

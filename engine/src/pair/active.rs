@@ -444,9 +444,9 @@ impl Active {
 
     /// The application has stopped: answered as [`Self::when_durable`], and for the trees too.
     pub(super) fn drain(&mut self, reply: oneshot::Sender<()>) {
-        let (trees, inputs) = (self.trees.barriers(), self.inputs.clone());
+        let (trees, inputs) = (self.trees.clone(), self.inputs.clone());
         tokio::task::spawn_local(async move {
-            trees.await;
+            trees.drain().await;
             inputs.send(Input::TreesDrained(reply));
         });
     }

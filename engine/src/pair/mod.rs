@@ -33,6 +33,7 @@ pub use barrier::{Acknowledged, CommitMode, Progress};
 pub use scrub::{SCRUB_BYTES_PER_S, Verified};
 pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus, EqualityStatus};
 pub use thread::Engine;
+pub use trees::STUCK_PATIENCE;
 
 use crate::files::ship::TreeConfig;
 use crate::link::{HeartbeatKeys, Identity, LinkConfig, Path};

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Messages between a tree's thread and the link; one is half a millisecond at 1 Gbit/s, or a large one 4 ms.
@@ -23,6 +23,10 @@ const QUEUE: usize = 2;
 
 /// A tree that holds commits back is asked again so often.
 const HELD_RETRY: Duration = Duration::from_millis(100);
+
+/// A path that the standby refused is tried again after half a second, a second, and so on: one that overtook another,
+/// or changed meanwhile, is taken by then.
+pub const STUCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One tree of this node while it is active.
 struct ServedTree {
@@ -213,15 +217,19 @@ impl ServedTrees {
         each.fold(true, |all, whole| all && whole) && self.held().is_none()
     }
 
-    /// Answers once everything that has changed by now is on the standby's disk, or cannot be brought there.
-    pub(super) fn barriers(&self) -> impl Future<Output = ()> + use<> {
-        let waits: Vec<_> = self.running().map(Shipper::barrier).collect();
-        async move {
-            for wait in waits {
-                // Either answer ends the wait.
-                let _ = wait.await;
+    /// Returns once everything that has changed by now is on the standby's disk, or cannot be brought there: a path that
+    /// was refused is tried again for a while, for most are taken then.
+    pub(super) async fn drain(&self) {
+        let each = self.running().map(async |shipper| {
+            let until = Instant::now() + STUCK_PATIENCE;
+            while shipper.barrier().await == Ok(Ok(())) && shipper.status().stuck_paths > 0 {
+                if Instant::now() >= until {
+                    return;
+                }
+                tokio::time::sleep(HELD_RETRY).await;
             }
-        }
+        });
+        futures_util::future::join_all(each).await;
     }
 
     /// For the status.
@@ -234,7 +242,9 @@ impl ServedTrees {
 fn held_by(status: &TreeStatus) -> Option<String> {
     let why = match (&status.state, status.stuck.first()) {
         (TreeState::Stopped(why), _) => why.clone(),
-        (_, Some(stuck)) => format!("{}: {}", stuck.path, stuck.reason),
+        (_, Some(stuck)) if stuck.since.elapsed() >= STUCK_PATIENCE => {
+            format!("{}: {}", stuck.path, stuck.reason)
+        }
         _ => return None,
     };
     Some(format!(

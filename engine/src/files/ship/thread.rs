@@ -30,6 +30,9 @@ const ROOT_RETRY: Duration = Duration::from_secs(1);
 /// A file that is always written and took long to read is not read again before this many times that.
 const READ_REST: u32 = 10;
 
+/// What looks like a mass deletion is looked at again so often: the files may be back.
+const BRAKE_RETRY: Duration = Duration::from_secs(5);
+
 /// Reading for less than this is no burden.
 const READ_FREE: Duration = Duration::from_millis(50);
 
@@ -71,6 +74,10 @@ pub(super) struct Tree {
     pub(super) barriers: Vec<Barrier>,
     sweep: (Instant, Instant),
     brake: brake::Brake,
+    /// The brake has stopped this tree, and it is tried again then.
+    brake_retry: Option<Instant>,
+    /// It is being tried.
+    trial: bool,
     /// Why nothing is sent.
     pub(super) stopped: Option<String>,
     pub(super) count: Count,
@@ -121,6 +128,8 @@ impl Tree {
             barriers: Vec::new(),
             sweep: (now + SWEEP_EVERY, now),
             brake,
+            brake_retry: None,
+            trial: false,
             stopped: None,
             count: Count { files: 0, bytes: 0, rate: (now, 0, 0), paths: (0, 0) },
         }
@@ -146,6 +155,7 @@ impl Tree {
                 self.settle(done);
             }
             self.sweep_when_due(now);
+            self.trial |= self.brake_retry.take_if(|due| *due <= now).is_some();
             let worked = if self.may_send() { self.round() } else { Ok(false) };
             let worked = self.settle(worked).unwrap_or(false);
             self.judge_barriers();
@@ -269,7 +279,7 @@ impl Tree {
         self.root_retry = now + ROOT_RETRY;
         // What was replicated before has Lockstep's directory; a mount point without its file system has not.
         let root = &self.config.root;
-        if !self.known.is_empty() && self.known.len() > 1 && !root.join(".lockstep").is_dir() {
+        if self.known.len() > 1 && root.is_dir() && !root.join(".lockstep").is_dir() {
             let sentence = format!(
                 "its root {} is not the directory that was replicated, for it lacks .lockstep: mount the right file system, or create that directory to have everything compared",
                 root.display()
@@ -305,7 +315,7 @@ impl Tree {
             && self.reconcile.is_none()
             && self.disk.is_some()
             && self.store.is_some()
-            && self.stopped.is_none()
+            && (self.stopped.is_none() || self.trial)
     }
 
     /// One round: looks, plans, sends. False: there was nothing to do.
@@ -386,9 +396,11 @@ impl Tree {
     fn plan_and_send(&mut self, disk: &Disk, facts: &Facts) -> Result<(), Stop> {
         let vanishing = brake::vanishing(&self.known, facts);
         if let Some(sentence) = self.brake.refuse(vanishing, self.known.len(), Instant::now()) {
-            self.fault(sentence);
-            self.mark_everything();
+            self.braked(sentence);
             return Ok(());
+        }
+        if self.trial && self.scan.is_empty() {
+            (self.trial, self.stopped) = (false, None);
         }
         let Plan { steps, below, again, settled, .. } = plan(&mut self.known, facts, &self.doubts);
         for path in settled {
@@ -402,6 +414,15 @@ impl Tree {
             self.shared.lock().dirty.retry(path, mark);
         }
         self.carry_out(disk, facts, steps)
+    }
+
+    fn braked(&mut self, sentence: String) {
+        self.brake_retry = Some(Instant::now() + BRAKE_RETRY);
+        // While it is tried again how many entries are gone is no news.
+        if !std::mem::take(&mut self.trial) {
+            self.fault(sentence);
+        }
+        self.mark_everything();
     }
 
     /// Looks at a path again that changed while it was looked at; `sent`: what was there before is on its way.
