@@ -94,8 +94,30 @@ fn until_equal(pair: &Pair, active: &str) {
             *found.borrow_mut() = differences(pair, active, standby);
             found.borrow().is_empty()
         },
-        || eprintln!("{}\n{:#?}\n{:#?}", found.borrow(), tree(pair, active), tree(pair, standby)),
+        || {
+            eprintln!("{}\n{:#?}\n{:#?}", found.borrow(), tree(pair, active), tree(pair, standby));
+            explain(&root(pair, active), &root(pair, standby), Path::new(""));
+        },
     );
+}
+
+/// Prints where the content of files differs.
+fn explain(here: &Path, there: &Path, below: &Path) {
+    for entry in std::fs::read_dir(here.join(below)).into_iter().flatten().flatten() {
+        let path = below.join(entry.file_name());
+        let kind = entry.file_type().expect("it was just listed");
+        if kind.is_dir() {
+            explain(here, there, &path);
+        } else if kind.is_file() {
+            let [ours, theirs] =
+                [here, there].map(|root| std::fs::read(root.join(&path)).unwrap_or_default());
+            if ours != theirs {
+                let at = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+                let (a, b) = (ours.len(), theirs.len());
+                eprintln!("{path:?}: {a} bytes here, {b} there, the first that differs is {at:?}");
+            }
+        }
+    }
 }
 
 /// Waits until the standby has said that all is on its disk.

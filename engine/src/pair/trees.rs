@@ -210,11 +210,14 @@ impl ServedTrees {
     /// All of what the standby needs to serve the trees is on its disk, but for what is changing just now. A tree that
     /// cannot be sent is an alarm of its own and keeps no database from being in sync, unless commits wait for it.
     pub(super) fn are_whole(&self) -> bool {
-        let each = self.trees.iter().map(|tree| match &tree.shipper {
-            Ok(shipper) => tree.whole.borrow_mut().judge(shipper),
-            Err(_) => true,
-        });
-        each.fold(true, |all, whole| all && whole) && self.held().is_none()
+        let mut whole = true;
+        // Every one is asked, for each has to be told of its barrier.
+        for tree in &self.trees {
+            if let Ok(shipper) = &tree.shipper {
+                whole &= tree.whole.borrow_mut().judge(shipper);
+            }
+        }
+        whole && self.held().is_none()
     }
 
     /// Returns once everything that has changed by now is on the standby's disk, or cannot be brought there: a path that
