@@ -400,6 +400,79 @@ fn a_translated_port_falls_silent_with_the_lease() {
     assert_eq!(seen, [""; 0], "translated frames from an address without a lease");
 }
 
+/// What a container engine sets up: a namespace behind the node, to which port 9000 is translated.
+fn container(node: &Namespace) -> Namespace {
+    let container = Namespace::new();
+    let path = container.path();
+    node.run(|| {
+        command("ip", &["link", "add", "inside", "type", "veth", "peer", "name", "eth0", "netns", &path], "");
+        command("ip", &["address", "add", "172.31.0.1/24", "dev", "inside"], "");
+        command("ip", &["link", "set", "inside", "up"], "");
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("CAP_NET_ADMIN in this namespace");
+        let rules = "table ip container { chain before { type nat hook prerouting priority dstnat;
+                     udp dport 9000 dnat to 172.31.0.2:9000; }; }\n";
+        command("nft", &["-f", "-"], rules);
+    });
+    container.run(|| {
+        command("ip", &["address", "add", "172.31.0.2/24", "dev", "eth0"], "");
+        command("ip", &["link", "set", "eth0", "up"], "");
+        command("ip", &["route", "add", "default", "via", "172.31.0.1"], "");
+    });
+    container
+}
+
+/// Runs a program to its end; the packages iproute2 and nftables have them.
+fn command(program: &str, arguments: &[&str], input: &str) {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    assert!(child.wait().expect("it ends").success(), "{program} {arguments:?}");
+}
+
+#[test]
+fn the_port_of_a_container_falls_silent_with_the_lease() {
+    let mut cable = Cable::new();
+    let container = container(&cable.node);
+    let inside = container.run(|| bound_to("172.31.0.2:9000"));
+    let mut buffer = [0; 32];
+    let mut heard = |what: &[u8]| {
+        let (length, asked_by) = inside.recv_from(&mut buffer).expect("what is translated arrives");
+        assert_eq!(&buffer[..length], what);
+        asked_by
+    };
+    cable.guard.renew(LONG).expect("opens the lease");
+    cable.asking[0].send_to(b"question", (VIP4, 9000)).expect("sends");
+    let asked_by = heard(b"question");
+    inside.send_to(b"answer", asked_by).expect("sends");
+    let mut answer = [0; 32];
+    let (_, answered_by) = cable.asking[0].recv_from(&mut answer).expect("the translated answer");
+    assert_eq!(answered_by, SocketAddr::from((VIP4, 9000)));
+    cable.seen();
+
+    cable.guard.delete_lease().expect("ends the lease");
+    // The container lives on: it answers late, and the client asks again on the old and on a new flow.
+    inside.send_to(b"late answer", asked_by).expect("the container knows of no lease");
+    let other = cable.peer.run(|| bound_to("10.0.0.2:7001"));
+    for socket in [&cable.asking[0], &other] {
+        socket.send_to(b"late question", (VIP4, 9000)).expect("sends");
+    }
+    // By the node's own address the same port still works, and what came before it came first.
+    other.send_to(b"the end", ("10.0.0.1", 9000)).expect("sends");
+    let asked_by = heard(b"the end");
+    inside.send_to(b"end of what was sent", asked_by).expect("sends");
+    let mut frame = [0; MAX_FRAME_BYTES];
+    let mut seen = Vec::new();
+    loop {
+        let frame = cable.sniffer.await_frame(&mut frame);
+        seen.extend(from_vip(frame));
+        if frame.ends_with(b"end of what was sent") {
+            break;
+        }
+    }
+    assert_eq!(seen, [""; 0], "frames of the container from an address without a lease");
+}
+
 #[test]
 fn deleting_the_lease_is_possible_at_any_time_and_silences_at_once() {
     let mut cable = Cable::new();

@@ -38,7 +38,8 @@ impl Namespace {
         (near, far)
     }
 
-    fn new() -> Self {
+    /// One without cables.
+    pub(crate) fn new() -> Self {
         let made = std::thread::spawn(|| {
             // SAFETY: only the network namespace of this short-lived thread changes.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
@@ -46,6 +47,11 @@ impl Namespace {
             File::open("/proc/thread-self/ns/net").expect("a thread has a network namespace")
         });
         Self(made.join().expect("the namespace was made"))
+    }
+
+    /// A path of this process by which other programs find it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Runs `work` on a thread inside the namespace. Sockets stay inside it afterwards.

@@ -95,7 +95,7 @@ impl Machine {
             return self.clear();
         }
         if opening.failed {
-            self.log("open", Severity::Critical, "the database could not be opened: nothing is served here");
+            self.log("open", Severity::Critical, "the database could not be opened: nothing is served here; `lockstep status` names the database and the remedy");
             return self.clear();
         }
         if opening.stage == Stage::Application && !self.config.application {

@@ -123,3 +123,13 @@ fn nothing_is_handed_over_by_itself_without_an_open_lease_and_leave_or_a_due_fai
         }
     }
 }
+
+#[test]
+fn every_row_that_leaves_a_node_stuck_names_the_command_that_helps() {
+    for row in TABLE {
+        let stuck = matches!(row.verdict, Hold | Ask) || (row.verdict != Promote && row.severity == Critical);
+        let moves_on = matches!(row.verdict, HandOver | Follow);
+        let named = ["`lockstep ", "`systemctl "].iter().any(|command| row.sentence.contains(command));
+        assert!(!stuck || moves_on || named, "row {} says no command: {}", row.id, row.sentence);
+    }
+}

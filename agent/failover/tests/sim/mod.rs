@@ -11,6 +11,7 @@ pub use node::Node;
 
 use lockstep_failover::{Event, Path, Profile, Request, Role, SoloAfter, Time};
 use lockstep_wire::Heartbeat;
+use std::time::Duration;
 
 pub const TICK_US: u64 = 10_000;
 
@@ -91,6 +92,16 @@ impl World {
             commits: 0,
             operator_accepted_loss: false,
             trace: Vec::new(),
+        }
+    }
+
+    /// For the lives of both agents that begin from now on, and the present ones anew.
+    pub fn failback_after(&mut self, after: Option<Duration>) {
+        let now = self.true_us();
+        for node in &mut self.nodes {
+            node.failback_after = after;
+            node.kill_agent(true);
+            node.start_agent(now);
         }
     }
 

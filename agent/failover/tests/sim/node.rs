@@ -58,6 +58,7 @@ pub struct Node {
     keys: [u64; 2],
     pub failover: FailoverType,
     pub solo_after: SoloAfter,
+    pub failback_after: Option<Duration>,
     fast: bool,
 }
 
@@ -92,6 +93,7 @@ impl Node {
             keys: [0; 2],
             failover: FailoverType::Automatic,
             solo_after,
+            failback_after: None,
             fast: seed.is_multiple_of(2),
         };
         node.power_on(0);
@@ -190,7 +192,7 @@ impl Node {
             open_early: None,
             release_timeout: Duration::from_secs(10),
             solo_after: self.solo_after,
-            failback_after: None,
+            failback_after: self.failback_after,
         };
         let state = PairState::from_text(&self.disk.to_text()).expect("what was written reads back");
         self.agent = Some((Machine::new(config, state, now), Pulse::new(session, timing, now)));
@@ -254,6 +256,13 @@ impl Node {
         }
         self.thread_due = pulse.due(now);
         sent
+    }
+
+    /// A fact from outside, if an agent runs that can hear it.
+    pub fn tell(&mut self, event: Event) {
+        if self.agent.is_some() {
+            self.inbox.push(event);
+        }
     }
 
     pub fn watch_vip(&mut self, peer_answers: bool) {
