@@ -46,6 +46,8 @@ pub struct Found {
     pub id: FileId,
     /// Last change of anything.
     pub ctime: Mtime,
+    /// It changed in the very tick of the clock that gives the times: another change could have the same ones.
+    pub racy: bool,
     /// How many names it has.
     pub links: u32,
     /// The file system it is on.
@@ -138,15 +140,7 @@ impl Disk {
         let Some(fd) = absent(self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY))? else {
             return Ok(None);
         };
-        let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::new(fd)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                entries.push((name.to_vec(), entry.file_type()));
-            }
-        }
-        Ok(Some(entries))
+        entries_of(fd).map(Some)
     }
 
     /// Opens a file for reading and says what it is now; None: there is no regular file.
@@ -172,12 +166,35 @@ impl Disk {
     }
 }
 
+/// The entries of a directory that is held, in no order.
+///
+/// # Errors
+/// The system's: it cannot be read.
+pub fn list_directory(directory: &OwnedFd) -> io::Result<Vec<Listed>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    entries_of(rustix::fs::openat(directory, c".", flags, Mode::empty())?)
+}
+
+fn entries_of(directory: OwnedFd) -> io::Result<Vec<Listed>> {
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::new(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            entries.push((name.to_vec(), entry.file_type()));
+        }
+    }
+    Ok(entries)
+}
+
 /// What an open file is.
 ///
 /// # Errors
 /// The system's.
 pub fn look_at(fd: &OwnedFd) -> io::Result<Found> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let tick = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let tick = Mtime { s: tick.tv_sec, ns: u32::try_from(tick.tv_nsec).unwrap_or(0) };
     let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => TreeKind::File,
@@ -204,6 +221,7 @@ pub fn look_at(fd: &OwnedFd) -> io::Result<Found> {
         target,
         id: FileId { inode: stat.stx_ino, born: born.then(|| time(stat.stx_btime)) },
         ctime: time(stat.stx_ctime),
+        racy: time(stat.stx_ctime) >= tick,
         links: stat.stx_nlink,
         device: (stat.stx_dev_major, stat.stx_dev_minor),
     })

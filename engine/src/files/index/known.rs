@@ -30,11 +30,14 @@ pub struct Seen {
     pub rest: u64,
     /// Size of a file in bytes.
     pub size: u64,
-    /// Which file it was here.
+    /// Which file it was here. Nodes with the same one are the same file on the standby, and no others are.
     pub id: FileId,
     /// Last change of anything here; with everything else equal nothing has changed.
     pub ctime: Mtime,
-    /// How many names it had here.
+    /// It was read so soon after a change that another one would have the same times.
+    pub racy: bool,
+    /// How many names it had here. Of a file whose `id` is not known: more than one if it may have other names on the
+    /// standby.
     pub links: u32,
     /// Hash of a file's content, where it is known.
     pub content: Option<ContentHash>,
@@ -54,6 +57,7 @@ impl Seen {
             size: found.size,
             id: found.id,
             ctime: found.ctime,
+            racy: found.racy,
             links: found.links,
             content,
         }
@@ -77,6 +81,9 @@ impl Seen {
         }
     }
 }
+
+/// Mode of an entry whose metadata is not known: nothing on disk has it.
+pub const NO_MODE: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Node {
@@ -151,6 +158,21 @@ impl Known {
     /// All names of a file.
     pub fn names(&self, id: FileId) -> &[NodeId] {
         if id.inode == 0 { &[] } else { self.files.get(&id).map_or(&[], Vec::as_slice) }
+    }
+
+    /// Has what the standby has at this node other names there, or may it have?
+    pub fn is_shared(&self, id: NodeId) -> bool {
+        self.seen(id).is_some_and(|seen| match seen.id.inode {
+            0 => seen.links > 1,
+            _ => self.names(seen.id).len() > 1,
+        })
+    }
+
+    /// Which file on the active's disk this node was is of no use any more; what the standby has there stays known.
+    pub fn set_stranger(&mut self, id: NodeId) {
+        if let Some(seen) = self.seen(id).cloned() {
+            self.set_seen(id, Seen { id: FileId::default(), links: 2, ..seen });
+        }
     }
 
     /// A node and all below it, parents first.
@@ -311,6 +333,7 @@ mod tests {
             size: 0,
             id: FileId { inode, born: None },
             ctime: Mtime::default(),
+            racy: false,
             links: 1,
             content: None,
         }

@@ -5,7 +5,8 @@
 //! what a power cut takes back is older than what the standby says it holds, which is noticed, and then the standby
 //! is asked what it holds.
 
-use super::known::{Known, NodeId, ROOT, Seen};
+use super::doubts::Doubts;
+use super::known::{Known, NO_MODE, NodeId, ROOT, Seen};
 use crate::files::disk::FileId;
 use crate::files::{BlockHash, ContentHash, Mtime, TreePath};
 use lockstep_wire::TreeKind;
@@ -14,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use std::path::{Path, PathBuf};
 
 /// Grows with every change of the tables; an index of another form is made anew.
-const FORM: i64 = 1;
+const FORM: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE entry (
@@ -22,11 +23,12 @@ const TABLES: &str = "
         kind INTEGER NOT NULL, mode INTEGER NOT NULL, user INTEGER NOT NULL, grp INTEGER NOT NULL,
         mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, rest INTEGER NOT NULL, size INTEGER NOT NULL,
         inode INTEGER NOT NULL, born_s INTEGER, born_ns INTEGER,
-        ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, links INTEGER NOT NULL, content BLOB,
+        ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, racy INTEGER NOT NULL, links INTEGER NOT NULL,
+        content BLOB,
         UNIQUE (parent, name)
     );
     CREATE TABLE blocks (id INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
-    CREATE TABLE sent (batch INTEGER NOT NULL, path BLOB NOT NULL);
+    CREATE TABLE sent (batch INTEGER NOT NULL, path BLOB NOT NULL, meta INTEGER NOT NULL);
     CREATE TABLE doubt (path BLOB PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE identity (id INTEGER NOT NULL, acked INTEGER NOT NULL, sent INTEGER NOT NULL);
 ";
@@ -79,6 +81,15 @@ pub enum Change {
     Gone(NodeId),
     /// It has another place.
     Moved(NodeId, NodeId, Box<[u8]>),
+}
+
+/// What an operation under way touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// Where.
+    pub path: TreePath,
+    /// Nothing but the metadata of what is there.
+    pub meta: bool,
 }
 
 /// The open index.
@@ -155,13 +166,13 @@ impl Store {
         let mut known = Known::default();
         let mut query = self.db.prepare(
             "SELECT id, parent, name, kind, mode, user, grp, mtime_s, mtime_ns, rest, size, inode, born_s, born_ns,
-             ctime_s, ctime_ns, links, content FROM entry",
+             ctime_s, ctime_ns, racy, links, content FROM entry",
         )?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
             let number = |at| row.get::<_, i64>(at);
             let born: Option<i64> = row.get(12)?;
-            let content: Option<Vec<u8>> = row.get(17)?;
+            let content: Option<Vec<u8>> = row.get(18)?;
             let seen = Seen {
                 kind: TreeKind::try_from(number(3)? as i32).unwrap_or(TreeKind::Absent),
                 mode: number(4)? as u32,
@@ -178,7 +189,8 @@ impl Store {
                     },
                 },
                 ctime: Mtime { s: number(14)?, ns: number(15)? as u32 },
-                links: number(16)? as u32,
+                racy: number(16)? != 0,
+                links: number(17)? as u32,
                 content: content.and_then(|bytes| ContentHash::from_wire(&bytes)),
             };
             let name: Vec<u8> = row.get(2)?;
@@ -201,22 +213,18 @@ impl Store {
         Ok(bytes.map(|bytes| bytes.as_chunks::<16>().0.iter().map(|hash| BlockHash(*hash)).collect()))
     }
 
-    /// Notes that a batch with these paths is about to be sent.
+    /// Notes that a batch that touches these is about to be sent.
     ///
     /// # Errors
     /// The disk.
-    pub fn sending<'a>(
-        &mut self,
-        batch: u64,
-        paths: impl Iterator<Item = &'a TreePath>,
-    ) -> Result<(), StoreError> {
+    pub fn sending(&mut self, batch: u64, touched: &[Touched]) -> Result<(), StoreError> {
         let fault = self.fault();
         let write = |db: &mut Connection| {
             let transaction = db.transaction()?;
             {
-                let mut insert = transaction.prepare_cached("INSERT INTO sent VALUES (?1, ?2)")?;
-                for path in paths {
-                    insert.execute(params![batch as i64, path.as_bytes()])?;
+                let mut insert = transaction.prepare_cached("INSERT INTO sent VALUES (?1, ?2, ?3)")?;
+                for Touched { path, meta } in touched {
+                    insert.execute(params![batch as i64, path.as_bytes(), meta])?;
                 }
                 transaction.execute("UPDATE identity SET sent = ?1", [batch as i64])?;
             }
@@ -227,7 +235,8 @@ impl Store {
         Ok(())
     }
 
-    /// The standby has answered a batch: it holds `changes`, and what is at `doubts` is not known any more.
+    /// The standby has answered a batch: it holds `changes`, and `doubts` are all that is not known of it, if they
+    /// are others than before.
     ///
     /// # Errors
     /// The disk.
@@ -235,8 +244,7 @@ impl Store {
         &mut self,
         batch: u64,
         changes: &[Change],
-        doubts: &[TreePath],
-        certain: &[TreePath],
+        doubts: Option<&Doubts>,
     ) -> Result<(), StoreError> {
         let fault = self.fault();
         let write = |db: &mut Connection| {
@@ -244,15 +252,9 @@ impl Store {
             for change in changes {
                 apply(&transaction, change)?;
             }
-            {
-                let mut sure = transaction.prepare_cached("DELETE FROM doubt WHERE path = ?1")?;
-                for path in certain {
-                    sure.execute([path.as_bytes()])?;
-                }
-                let mut doubt = transaction.prepare_cached("INSERT OR IGNORE INTO doubt VALUES (?1)")?;
-                for path in doubts {
-                    doubt.execute([path.as_bytes()])?;
-                }
+            if let Some(doubts) = doubts {
+                transaction.execute("DELETE FROM doubt", [])?;
+                doubt(&transaction, doubts.iter())?;
             }
             transaction.execute("DELETE FROM sent WHERE batch <= ?1", [batch as i64])?;
             transaction.execute("UPDATE identity SET acked = ?1", [batch as i64])?;
@@ -263,47 +265,38 @@ impl Store {
         Ok(())
     }
 
-    /// The standby is at `batch`, whose answer never came: what the batches after the last answered one touched is in
-    /// doubt when it may be on the standby's disk, and must be looked at in any case. Answers (in doubt, all).
+    /// The standby is at `batch`, whose answer never came. What the batches after the last answered one touched is in
+    /// doubt when it may be on the standby's disk. Answers what must be looked at: all that they touched.
     ///
     /// # Errors
     /// The disk.
-    pub fn resume(&mut self, batch: u64, interrupted: bool) -> Result<[Vec<TreePath>; 2], StoreError> {
+    pub fn resume(&mut self, batch: u64, interrupted: bool) -> Result<Vec<TreePath>, StoreError> {
         let fault = self.fault();
-        let read = |db: &Connection| {
-            let mut query = db.prepare("SELECT batch, path FROM sent")?;
-            let rows =
-                query.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let sent = read(&self.db).map_err(&fault)?;
+        let acked = self.identity.acked;
         let last = batch + u64::from(interrupted);
-        let parsed = |(at, path): (u64, Vec<u8>)| TreePath::parse(&path).ok().map(|path| (at, path));
-        let all: Vec<(u64, TreePath)> = sent.into_iter().filter_map(parsed).collect();
-        let doubts: Vec<_> = all
-            .iter()
-            .filter(|(at, _)| *at > self.identity.acked && *at <= last)
-            .map(|(_, path)| path.clone())
-            .collect();
         let write = |db: &mut Connection| {
             let transaction = db.transaction()?;
-            for path in &doubts {
-                transaction.execute("INSERT OR IGNORE INTO doubt VALUES (?1)", [path.as_bytes()])?;
+            let sent = sent(&transaction)?;
+            let unsure = || sent.iter().filter(|(at, _)| *at > acked && *at <= last).map(|(_, of)| of);
+            doubt(&transaction, unsure().filter(|of| !of.meta).map(|of| &of.path))?;
+            for Touched { path, .. } in unsure().filter(|of| of.meta) {
+                doubt_meta(&transaction, path)?;
             }
             transaction.execute("DELETE FROM sent", [])?;
             transaction.execute("UPDATE identity SET acked = ?1, sent = ?1", [batch as i64])?;
-            transaction.commit()
+            transaction.commit()?;
+            Ok(sent.into_iter().map(|(_, of)| of.path).collect())
         };
-        write(&mut self.db).map_err(fault)?;
+        let paths = write(&mut self.db).map_err(fault)?;
         (self.identity.acked, self.identity.sent) = (batch, batch);
-        Ok([doubts, all.into_iter().map(|(_, path)| path).collect()])
+        Ok(paths)
     }
 
     /// Paths of which it is not known what the standby has there.
     ///
     /// # Errors
     /// The file is damaged.
-    pub fn doubts(&self) -> Result<Vec<TreePath>, StoreError> {
+    pub fn doubts(&self) -> Result<Doubts, StoreError> {
         let read = || {
             let mut query = self.db.prepare("SELECT path FROM doubt")?;
             let rows = query.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
@@ -314,13 +307,60 @@ impl Store {
     }
 }
 
+fn sent(db: &Connection) -> rusqlite::Result<Vec<(u64, Touched)>> {
+    let mut query = db.prepare("SELECT batch, path, meta FROM sent")?;
+    let rows = query.query_map([], |row| {
+        Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?, row.get::<_, bool>(2)?))
+    })?;
+    let parsed = |(batch, path, meta): (u64, Vec<u8>, bool)| {
+        TreePath::parse(&path).ok().map(|path| (batch, Touched { path, meta }))
+    };
+    Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().filter_map(parsed).collect())
+}
+
+/// Notes doubts; of a doubted path nothing is known.
+fn doubt<'a>(db: &Connection, paths: impl Iterator<Item = &'a TreePath>) -> rusqlite::Result<()> {
+    let mut note = db.prepare_cached("INSERT OR IGNORE INTO doubt VALUES (?1)")?;
+    for path in paths.filter(|path| !path.is_root()) {
+        note.execute([path.as_bytes()])?;
+        if let Some(id) = find(db, path)? {
+            apply(db, &Change::Gone(id))?;
+        }
+    }
+    Ok(())
+}
+
+/// Nobody knows what metadata the entry has. A directory stays known with all that is in it.
+fn doubt_meta(db: &Connection, path: &TreePath) -> rusqlite::Result<()> {
+    let Some(id) = find(db, path)? else { return Ok(()) };
+    let changed = db
+        .prepare_cached("UPDATE entry SET mode = ?2 WHERE id = ?1 AND kind = ?3")?
+        .execute(params![id.0 as i64, NO_MODE, i32::from(TreeKind::Directory)])?;
+    if changed == 0 { doubt(db, std::iter::once(path)) } else { Ok(()) }
+}
+
+/// The number of the entry at `path`.
+fn find(db: &Connection, path: &TreePath) -> rusqlite::Result<Option<NodeId>> {
+    let mut at = ROOT.0 as i64;
+    if !path.is_root() {
+        let mut query = db.prepare_cached("SELECT id FROM entry WHERE parent = ?1 AND name = ?2")?;
+        for name in path.as_bytes().split(|byte| *byte == b'/') {
+            match query.query_row(params![at, name], |row| row.get(0)).optional()? {
+                Some(id) => at = id,
+                None => return Ok(None),
+            }
+        }
+    }
+    Ok(Some(NodeId(at as u64)))
+}
+
 fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
         Change::Set { id, parent, name, seen } => {
             db.prepare_cached("DELETE FROM entry WHERE parent = ?1 AND name = ?2 AND id <> ?3")?
                 .execute(params![parent.0 as i64, name, id.0 as i64])?;
             db.prepare_cached(
-                "INSERT OR REPLACE INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
+                "INSERT OR REPLACE INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
             )?
             .execute(params_from_iter(
                 [Value::from(id.0 as i64), Value::from(parent.0 as i64), Value::from(name.to_vec())]
@@ -353,7 +393,7 @@ fn apply(db: &Connection, change: &Change) -> rusqlite::Result<()> {
 }
 
 /// What is known of an entry, in the order of the columns behind its place.
-fn columns(seen: &Seen) -> [Value; 15] {
+fn columns(seen: &Seen) -> [Value; 16] {
     [
         i32::from(seen.kind).into(),
         seen.mode.into(),
@@ -368,6 +408,7 @@ fn columns(seen: &Seen) -> [Value; 15] {
         seen.id.born.map(|born| born.ns).into(),
         seen.ctime.s.into(),
         seen.ctime.ns.into(),
+        i32::from(seen.racy).into(),
         seen.links.into(),
         seen.content.map(|hash| hash.0.to_vec()).into(),
     ]
@@ -376,7 +417,7 @@ fn columns(seen: &Seen) -> [Value; 15] {
 fn content(db: &Connection, id: NodeId, seen: &Seen, blocks: &[BlockHash]) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE entry SET kind=?2, mode=?3, user=?4, grp=?5, mtime_s=?6, mtime_ns=?7, rest=?8, size=?9, inode=?10,
-         born_s=?11, born_ns=?12, ctime_s=?13, ctime_ns=?14, links=?15, content=?16 WHERE id = ?1",
+         born_s=?11, born_ns=?12, ctime_s=?13, ctime_ns=?14, racy=?15, links=?16, content=?17 WHERE id = ?1",
     )?
     .execute(params_from_iter(std::iter::once(Value::from(id.0 as i64)).chain(columns(seen))))?;
     if blocks.is_empty() {

@@ -3,7 +3,7 @@
 use super::{DOUBTED_MAX_BYTES, Facts, WHOLE_MAX_BYTES};
 use crate::files::TreePath;
 use crate::files::disk::{FileId, Found};
-use crate::files::index::{Change, Known, NodeId, ROOT, Seen};
+use crate::files::index::{Change, Doubts, Known, NodeId, ROOT, Seen};
 use lockstep_wire::{TreeExpected, TreeKind};
 use std::collections::{HashMap, HashSet};
 
@@ -61,23 +61,24 @@ pub struct Plan {
     pub below: Vec<TreePath>,
     /// Look at these once more when this is sent.
     pub again: Vec<TreePath>,
-    /// Doubts that are none any more.
-    pub settled: Vec<TreePath>,
     /// How many entries the removals take.
     pub removed: usize,
 }
 
 /// Makes the plan; afterwards `known` is what the standby has once it is carried out, files that must be read excepted.
 /// At `doubts` the standby may have anything.
-pub fn plan(known: &mut Known, facts: &Facts, doubts: &HashSet<TreePath>) -> Plan {
+pub fn plan(known: &mut Known, facts: &Facts, doubts: &Doubts) -> Plan {
+    let doubted = doubted_files(known, facts);
     let mut planner = Planner {
         known,
         facts,
-        doubts,
+        doubts: doubts.clone(),
+        doubted,
         state: HashMap::new(),
         moved: HashSet::new(),
         read: HashMap::new(),
         linked: HashSet::new(),
+        changed: HashSet::new(),
         late: Vec::new(),
         out: Plan::default(),
     };
@@ -103,7 +104,10 @@ enum State {
 struct Planner<'a> {
     known: &'a mut Known,
     facts: &'a Facts,
-    doubts: &'a HashSet<TreePath>,
+    /// As they are after the steps so far.
+    doubts: Doubts,
+    /// Files whose content may have changed although no time of them tells, by whatever name that was noticed.
+    doubted: HashSet<FileId>,
     state: HashMap<TreePath, State>,
     /// Renamed in this round.
     moved: HashSet<NodeId>,
@@ -111,6 +115,8 @@ struct Planner<'a> {
     read: HashMap<FileId, NodeId>,
     /// Nodes that are made names of such a file.
     linked: HashSet<NodeId>,
+    /// Files whose metadata is set in this round.
+    changed: HashSet<FileId>,
     /// Directories whose metadata comes last.
     late: Vec<TreePath>,
     out: Plan,
@@ -118,6 +124,12 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn step(&mut self, op: Op, path: &TreePath, expected: Option<TreeExpected>, changes: Vec<Change>) {
+        match &op {
+            Op::Rename(from) => self.doubts.rename(from, path),
+            Op::Exchange(from) => self.doubts.exchange(from, path),
+            Op::Meta | Op::Note => {}
+            _ => self.doubts.forget(path),
+        }
         let node = self.known.find(path);
         if matches!(op, Op::Content { .. }) {
             self.read.extend(node.and_then(|id| Some((self.known.seen(id)?.id, id))));
@@ -159,17 +171,18 @@ impl Planner<'_> {
         if self.is_there(path, found) {
             return self.update(path, found);
         }
-        if let Some(from) = self.other_name(path, found) {
-            self.place(&from);
-            if self.is_there(&from, found) {
-                return self.link(path, &from, found);
-            }
+        if self.link_to_other(path, found) {
+            return;
         }
         self.vacate(path);
         // What came here meanwhile, in a circle, waits for us.
         let waits = self.vacate(path);
         if self.is_there(path, found) {
             return self.update(path, found);
+        }
+        // Whatever had to go first may have been another name of this.
+        if self.link_to_other(path, found) {
+            return;
         }
         match self.source(path, found) {
             Some(from) if waits && self.known.find(path).is_some() => self.exchange(path, &from, found),
@@ -181,6 +194,17 @@ impl Planner<'_> {
     fn is_there(&self, path: &TreePath, found: &Found) -> bool {
         let there = self.known.at(path);
         there.is_some_and(|seen| seen.kind == found.kind && seen.id == found.id && found.id.inode != 0)
+    }
+
+    /// Links it to another name of the same file, if that is in its place.
+    fn link_to_other(&mut self, path: &TreePath, found: &Found) -> bool {
+        let Some(from) = self.other_name(path, found) else { return false };
+        self.place(&from);
+        let there = self.is_there(&from, found);
+        if there {
+            self.link(path, &from, found);
+        }
+        there
     }
 
     /// A path where the same file is too.
@@ -303,14 +327,21 @@ impl Planner<'_> {
                 let id = self.known.find(path);
                 if adopted && old.links == 1 && found.links == 1 {
                     // Found on the standby with the same size and time.
+                    self.only(found.id, &[]);
                     self.known.set(path, Seen { id: found.id, ..old });
                     return self.meta_of_file(path, found);
                 }
-                let always = old.links > 1 || (found.links > 1 && id.is_some_and(|id| id != ROOT));
+                if id.is_some_and(|id| self.has_come_along(id)) && found.size > WHOLE_MAX_BYTES {
+                    // Its blocks can be taken from where it is now only by the next batch.
+                    return self.out.again.push(path.clone());
+                }
+                let always = id.is_some_and(|id| self.known.is_shared(id));
+                self.only(found.id, &[]);
                 self.known.set(path, Seen { id: found.id, links: found.links, ..old });
                 self.step(Op::Content { always }, path, None, Vec::new());
             }
             (TreeKind::File, None) => {
+                self.only(found.id, &[]);
                 let nothing = Seen { size: 0, mtime: Default::default(), ..Seen::of(found, None) };
                 changes.extend(self.set(path, nothing));
                 self.step(Op::Content { always: true }, path, None, changes);
@@ -324,6 +355,7 @@ impl Planner<'_> {
                 if self.doubts.contains(path) && kind == TreeKind::Directory && !path.is_root() {
                     self.step(Op::Remove, path, None, Vec::new());
                 }
+                self.only(found.id, &[]);
                 changes.extend(self.set(path, Seen::of(found, None)));
                 let op = match kind {
                     TreeKind::Directory if path.is_root() => Op::Meta,
@@ -356,17 +388,22 @@ impl Planner<'_> {
                     return;
                 }
                 let moved = self.moved.contains(&id);
-                let doubt = self.facts.get(path).is_some_and(|look| look.content);
+                let doubt = self.doubted.contains(&found.id);
                 if !content_may_differ(seen, found, doubt, moved) {
                     return self.meta_of_file(path, found);
                 }
-                if moved && found.size > WHOLE_MAX_BYTES {
-                    // Its blocks can be taken from where it is now only by the next batch.
+                let changes = self.changed.contains(&found.id);
+                if found.size > WHOLE_MAX_BYTES && (changes || self.has_come_along(id)) {
+                    // Its blocks can be taken from where and what it is now only by the next batch.
                     self.out.again.push(path.clone());
                     return;
                 }
+                let names = self.names_still_there(path, found.id);
+                self.only(found.id, &names);
                 self.step(Op::Content { always: false }, path, None, Vec::new());
-                self.relink(path, found);
+                for name in names.iter().filter(|name| *name != path) {
+                    self.step(Op::Link(path.clone()), name, None, Vec::new());
+                }
             }
             TreeKind::Directory => self.late.push(path.clone()),
             _ if seen.same_meta(found) => self.note(path, found),
@@ -377,17 +414,28 @@ impl Planner<'_> {
         }
     }
 
-    /// The file is replaced by the standby: its other names must become names of the new one.
-    fn relink(&mut self, path: &TreePath, found: &Found) {
-        for name in self.names_still_there(path, found.id) {
-            self.step(Op::Link(path.clone()), &name, None, Vec::new());
+    /// Was it renamed in this round, or a directory above it?
+    fn has_come_along(&self, id: NodeId) -> bool {
+        let above = |id: &NodeId| self.known.place(*id).map(|(parent, _)| parent).filter(|_| *id != ROOT);
+        std::iter::successors(Some(id), above).any(|id| self.moved.contains(&id))
+    }
+
+    /// The standby will have a new file `id`: what had that number and is none of `names` is another one there.
+    fn only(&mut self, id: FileId, names: &[TreePath]) {
+        for node in self.known.names(id).to_vec() {
+            let Some(name) = self.known.path(node).filter(|name| !names.contains(name)) else { continue };
+            self.known.set_stranger(node);
+            if self.facts.found(&name).is_none_or(|there| there.id == id) {
+                self.out.again.push(name);
+            }
         }
     }
 
+    /// The names of a file that are known and still there, `path` among them.
     fn names_still_there(&self, path: &TreePath, id: FileId) -> Vec<TreePath> {
         let names = self.known.names(id).iter().filter_map(|id| self.known.path(*id));
         names
-            .filter(|name| name != path && self.facts.found(name).is_some_and(|there| there.id == id))
+            .filter(|name| name == path || self.facts.found(name).is_some_and(|there| there.id == id))
             .collect()
     }
 
@@ -396,18 +444,14 @@ impl Planner<'_> {
         if seen.same_meta(found) {
             return self.note(path, found);
         }
-        let (content, before) = (seen.content, seen.clone());
-        let mut changes: Vec<_> = self.set(path, Seen::of(found, content)).into_iter().collect();
-        for name in self.names_still_there(path, found.id) {
-            // Only what was the same file on the standby has that metadata too.
-            let same = self.known.at(&name).is_some_and(|seen| {
-                seen.content == content && seen.size == before.size && seen.mtime == before.mtime
-            });
-            if !same {
-                continue;
-            }
-            changes.extend(self.set(&name, Seen::of(found, content)));
+        let now = Seen::of(found, seen.content);
+        // All names of a file are one file on the standby too.
+        let mut changes = Vec::new();
+        for id in self.known.names(found.id).to_vec() {
+            self.known.set_seen(id, now.clone());
+            changes.extend(change_of(self.known, id));
         }
+        self.changed.insert(found.id);
         self.step(Op::Meta, path, None, changes);
     }
 
@@ -426,9 +470,6 @@ impl Planner<'_> {
                 let parent = path.parent().and_then(|parent| self.known.at(&parent));
                 if parent.is_some_and(|parent| parent.kind == TreeKind::Directory) {
                     self.step(Op::Remove, path, None, Vec::new());
-                } else {
-                    // Whatever was there is gone with its directory.
-                    self.out.settled.push(path.clone());
                 }
             }
             return;
@@ -450,6 +491,13 @@ impl Planner<'_> {
     }
 }
 
+fn doubted_files(known: &Known, facts: &Facts) -> HashSet<FileId> {
+    let doubted = facts.paths().filter(|path| facts.get(path).is_some_and(|look| look.content));
+    let files = doubted
+        .flat_map(|path| [known.at(path).map(|seen| seen.id), facts.found(path).map(|found| found.id)]);
+    files.flatten().filter(|id| id.inode != 0).collect()
+}
+
 /// What the store has to remember of a node.
 pub(crate) fn change_of(known: &Known, id: NodeId) -> Option<Change> {
     let (parent, name) = known.place(id)?;
@@ -457,7 +505,7 @@ pub(crate) fn change_of(known: &Known, id: NodeId) -> Option<Change> {
 }
 
 fn content_may_differ(seen: &Seen, found: &Found, doubt: bool, moved: bool) -> bool {
-    if seen.size != found.size || seen.mtime != found.meta.mtime || doubt {
+    if seen.size != found.size || seen.mtime != found.meta.mtime || doubt || seen.racy {
         return true;
     }
     // A rename changes the time of change too.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::files::disk::{FileId, Found};
-use crate::files::index::{Known, Seen};
+use crate::files::index::{Doubts, Known, Seen};
 use crate::files::{Meta, Mtime, TreePath};
 use lockstep_wire::TreeKind;
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ fn entry(kind: TreeKind, inode: u64) -> Found {
         target: Vec::new(),
         id: FileId { inode, born: None },
         ctime: Mtime::default(),
+        racy: false,
         links: 1,
         device: (0, 0),
     }
@@ -112,7 +113,7 @@ fn converge(before: &BTreeMap<TreePath, Found>, after: &BTreeMap<TreePath, Found
     let mut known = known_of(before);
     let (mut there, mut steps) = (before.clone(), Vec::new());
     for _round in 0..4 {
-        let made = plan(&mut known, &facts_of(&there, after), &HashSet::new());
+        let made = plan(&mut known, &facts_of(&there, after), &Doubts::default());
         there = carry_out(&there, after, &made);
         steps.extend(made.steps);
         // Whoever reads a file knows it then.
@@ -176,11 +177,82 @@ fn another_name_is_a_link_and_a_change_of_the_file_links_all_names_anew() {
         changed.get_mut(&path(name)).unwrap().size = 77;
     }
     let mut known = known_of(&after);
-    let steps = plan(&mut known, &facts_of(&after, &changed), &HashSet::new()).steps;
+    let steps = plan(&mut known, &facts_of(&after, &changed), &Doubts::default()).steps;
     assert_eq!(
         ops(&steps)[..2],
         [(Op::Content { always: false }, "a".into()), (Op::Link(path("a")), "b".into())]
     );
+}
+
+#[test]
+fn blocks_are_not_taken_from_where_a_file_comes_to_by_the_same_batch() {
+    let before = tree(&[("", 1), ("a/", 2), ("a/x", 300_000), ("a/y", 400_000)]);
+    let mut after = tree(&[("", 1), ("b/", 2), ("b/x", 300_000), ("b/y", 500_000)]);
+    after.get_mut(&path("b/x")).unwrap().size += 1;
+    let mut known = known_of(&before);
+    let made = plan(&mut known, &facts_of(&before, &after), &Doubts::default());
+    assert_eq!(ops(&made.steps), [(Op::Rename(path("a")), "b".into())]);
+    assert_eq!(made.again, [path("b/x"), path("b/y")]);
+}
+
+#[test]
+fn a_doubt_about_content_goes_along_with_a_rename_and_counts_for_every_name() {
+    let before = tree(&[("", 1), ("a", 2), ("k", 3), ("l", 3)]);
+    let after = tree(&[("", 1), ("b", 2), ("k", 3)]);
+    let mut facts = Facts::default();
+    for (at, content) in [("a", true), ("b", false), ("k", false), ("l", true)] {
+        facts.add(path(at), after.get(&path(at)).cloned(), content);
+    }
+    let steps = plan(&mut known_of(&before), &facts, &Doubts::default()).steps;
+    let content = |at: &str| (Op::Content { always: false }, at.to_owned());
+    assert_eq!(
+        ops(&steps),
+        [(Op::Rename(path("a")), "b".into()), content("b"), content("k"), (Op::Remove, "l".into())]
+    );
+}
+
+#[test]
+fn a_file_whose_times_cannot_tell_is_read_again() {
+    let before = tree(&[("", 1), ("a", 2)]);
+    let mut known = known_of(&before);
+    let seen = known.at(&path("a")).unwrap().clone();
+    known.set(&path("a"), Seen { racy: true, ..seen });
+    let steps = plan(&mut known, &facts_of(&before, &before), &Doubts::default()).steps;
+    assert_eq!(ops(&steps), [(Op::Content { always: false }, "a".into())]);
+}
+
+#[test]
+fn another_name_of_what_just_gave_way_becomes_a_link() {
+    let fifo = |inode| Found { links: 2, ..entry(TreeKind::Fifo, inode) };
+    let mut before = tree(&[("", 1), ("a", 2)]);
+    before.insert(path("b"), fifo(3));
+    let mut after = tree(&[("", 1), ("c", 2)]);
+    after.extend([(path("a"), fifo(3)), (path("d"), fifo(3))]);
+    let steps = ops(&converge(&before, &after));
+    assert!(!steps.iter().any(|(op, _)| *op == Op::Fifo), "{steps:?}");
+}
+
+#[test]
+fn a_new_file_of_the_same_number_leaves_no_other_name_behind_as_one_of_it() {
+    // `b` is the same file on the standby as `a`; here it was looked at in vain.
+    let before = tree(&[("", 1), ("a", 2), ("b", 2)]);
+    let mut known = known_of(&before);
+    let mut facts = Facts::default();
+    facts.add(path("a"), Some(Found { size: 77, ..entry(TreeKind::File, 2) }), true);
+    let made = plan(&mut known, &facts, &Doubts::default());
+    assert_eq!(ops(&made.steps), [(Op::Content { always: false }, "a".into())]);
+    assert_eq!((known.at(&path("b")).unwrap().id, &made.again[..]), (FileId::default(), &[path("b")][..]));
+    assert!(known.is_shared(known.find(&path("b")).unwrap()), "its content is sent as a file of its own");
+}
+
+#[test]
+fn a_directory_that_takes_a_doubt_along_is_replaced_there() {
+    let before = tree(&[("", 1), ("a/", 2), ("a/x", 3)]);
+    let after = tree(&[("", 1), ("b/", 2), ("b/x", 3), ("b/d/", 4)]);
+    let doubts: Doubts = [path("a/d")].into_iter().collect();
+    let steps = plan(&mut known_of(&before), &facts_of(&before, &after), &doubts).steps;
+    let expected = [(Op::Rename(path("a")), "b"), (Op::Remove, "b/d"), (Op::Directory, "b/d")];
+    assert_eq!(ops(&steps), expected.map(|(op, at)| (op, at.to_owned())));
 }
 
 #[test]

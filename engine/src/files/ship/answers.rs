@@ -1,12 +1,12 @@
 //! What the standby says: what it holds, what it has taken, and what it could not do.
 
-use super::batch::{Session, Stop};
+use super::batch::{Flight, Session, Stop};
+use super::outcome::{Done, Failures, Why, follow, judge};
 use super::reconcile::Reconcile;
 use super::thread::Tree;
-use crate::files::TreePath;
-use crate::files::index::{Change, Seen};
-use lockstep_wire::{Message, TreeAck, TreeFailure, TreeKind, TreeReason, unpack};
-use std::collections::HashSet;
+use crate::files::index::{Change, Doubts, NO_MODE, Seen};
+use crate::files::watch::Mark;
+use lockstep_wire::{Message, TreeAck, TreeFailure, TreeReason, unpack};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -36,18 +36,17 @@ impl Tree {
             && state.batch >= identity.acked
             && last <= identity.sent.max(state.batch)
         {
-            let [doubts, paths] = store.resume(state.batch, state.interrupted)?;
+            let touched = store.resume(state.batch, state.interrupted)?;
             self.known = store.load()?;
-            self.doubts = store.doubts()?.into_iter().collect();
+            self.doubts = store.doubts()?;
+            self.acked = self.doubts.clone();
             self.session = Some(session(state.batch));
-            for path in doubts {
-                self.doubt(&path);
-            }
             let now = Instant::now();
-            let mut shared = self.shared.lock();
-            for path in paths.into_iter().chain(self.doubts.iter().cloned()) {
-                shared.dirty.note_below(path, now);
+            let mark = Mark { first: now, due: now, below: true, content: true, changed: false };
+            for path in touched {
+                self.retry(path, mark);
             }
+            self.look_at_doubts(&Doubts::default(), now);
             return Ok(());
         }
         let session = session(0);
@@ -79,105 +78,97 @@ impl Tree {
         let changes: Vec<Change> =
             all.into_iter().filter_map(|id| crate::files::plan::change_of(&self.known, id)).collect();
         if let Some(store) = &mut self.store {
-            store.answered(0, &changes, &[], &[])?;
+            store.answered(0, &changes, None)?;
         }
         self.mark_everything();
         Ok(())
     }
 
-    /// The standby may have anything at `path`.
-    fn doubt(&mut self, path: &TreePath) {
-        let here = self.disk.as_ref().and_then(|disk| disk.look(path).ok().flatten());
-        let Some(id) = self.known.find(path) else {
-            self.doubts.insert(path.clone());
-            return;
-        };
-        let seen = self.known.seen(id).cloned();
-        let same_directory = here.zip(seen.clone()).is_some_and(|(here, seen)| {
-            here.kind == TreeKind::Directory && seen.kind == here.kind && seen.id == here.id
-        });
-        if let Some(seen) = seen.filter(|_| same_directory || path.is_root()) {
-            // What is in it is known; its metadata is not.
-            self.known.set(path, Seen { mode: u32::MAX, ..seen });
-            return;
-        }
-        self.known.remove(id);
-        self.doubts.insert(path.clone());
-    }
-
     pub(super) fn ack(&mut self, ack: &TreeAck) -> Result<(), Stop> {
-        let (Some(session), Some(store)) = (&mut self.session, &mut self.store) else { return Ok(()) };
+        let (Some(session), Some(store)) = (&mut self.session, &self.store) else { return Ok(()) };
         if ack.index != store.identity().index {
             return Ok(());
         }
-        let mut failures: Vec<(TreePath, TreeFailure)> = Vec::new();
         for failure in unpack::<TreeFailure>(ack.failures.clone()).flatten() {
-            if let Ok(path) = TreePath::parse(&failure.path) {
-                failures.push((path, failure));
-            }
+            self.failures.add(failure);
         }
-        let mut failed = Vec::new();
-        while let Some(flight) = session.flights.front_mut().filter(|flight| flight.batch <= ack.batch) {
-            let this = flight.batch == ack.batch;
-            if this && !failures.is_empty() {
-                let names: HashSet<&TreePath> = failures.iter().map(|(path, _)| path).collect();
-                flight.done.retain_mut(|done| {
-                    let fails = !done.silent && names.contains(&done.path);
-                    if fails {
-                        failed.extend(done.from.take());
-                    }
-                    !fails
-                });
-            }
-            if this && ack.more {
-                break;
-            }
-            let Some(flight) = session.flights.pop_front() else { break };
-            let certain: Vec<TreePath> =
-                flight.done.iter().filter(|done| !done.silent).map(|done| done.path.clone()).collect();
-            for path in &certain {
-                self.doubts.remove(path);
-                self.stuck.clear(path);
-            }
-            let changes: Vec<Change> = flight.done.into_iter().flat_map(|done| done.changes).collect();
-            let doubts: Vec<TreePath> =
-                failures.iter().map(|(path, _)| path.clone()).chain(failed.iter().cloned()).collect();
-            store.answered(flight.batch, &changes, if this { &doubts } else { &[] }, &certain)?;
+        if ack.more {
+            return Ok(());
+        }
+        let failures = std::mem::take(&mut self.failures);
+        let answered = session.flights.iter().take_while(|flight| flight.batch <= ack.batch).count();
+        let first = session.flights.iter().map(|flight| flight.first).min().unwrap_or_else(Instant::now);
+        let flights: Vec<Flight> = session.flights.drain(..answered).collect();
+        for flight in flights {
             self.introduce = false;
+            let none = Failures::default();
+            let failures = if flight.batch == ack.batch { &failures } else { &none };
+            self.account(flight.batch, flight.done, failures)?;
         }
-        let announced = (store.identity().index, store.identity().acked);
-        self.shared.lock().announced = announced;
-        for from in failed {
-            self.doubt(&from);
-            self.shared.lock().dirty.note_below(from, Instant::now());
+        if let Some(store) = &self.store {
+            self.shared.lock().announced = (store.identity().index, store.identity().acked);
         }
-        for (path, failure) in failures {
-            self.failed(&path, &failure);
+        if !failures.is_empty() {
+            self.failed(&failures, first);
         }
         Ok(())
     }
 
-    /// The standby could not do something with `path`: it is stuck, and tried again.
-    fn failed(&mut self, path: &TreePath, failure: &TreeFailure) {
-        let now = Instant::now();
-        let reason = reason_of(failure);
-        tracing::debug!(tree = %self.config.name, %path, op = ?failure.op(), reason, "refused by the standby");
-        self.doubt(path);
-        if failure.reason() == TreeReason::Missing
-            && let Some(parent) = path.parent().filter(|parent| !parent.is_root())
-        {
-            // Somebody removed its directory on the standby.
-            self.doubt_whole(&parent);
-            self.shared.lock().dirty.note_below(parent, now);
+    /// The standby has answered `batch`: what is known of it is remembered.
+    pub(super) fn account(&mut self, batch: u64, dones: Vec<Done>, failures: &Failures) -> Result<(), Stop> {
+        let (mut changes, mut metas) = (Vec::new(), Vec::new());
+        let before = self.acked.clone();
+        for done in dones {
+            let path = matches!(done.why, Why::Sent(_)).then(|| done.path.clone());
+            let outcome = judge(&mut self.acked, done, failures);
+            if let Some(path) = path.filter(|_| outcome.certain) {
+                self.stuck.clear(&path);
+            }
+            changes.extend(outcome.changes);
+            metas.extend(outcome.meta);
         }
-        self.hold(path, &reason, now);
+        let doubts = (self.acked != before).then_some(&self.acked);
+        if let Some(store) = &mut self.store {
+            store.answered(batch, &changes, doubts)?;
+        }
+        for id in metas {
+            if let Some(seen) = self.known.seen(id).cloned() {
+                self.known.set_seen(id, Seen { mode: NO_MODE, ..seen });
+            }
+        }
+        Ok(())
     }
 
-    fn doubt_whole(&mut self, path: &TreePath) {
-        if let Some(id) = self.known.find(path) {
-            self.known.remove(id);
+    /// The standby could not do something. It is stuck, and tried again; whoever waits for it waits on.
+    fn failed(&mut self, failures: &Failures, first: Instant) {
+        self.doubt_what_builds_on(failures, first);
+        for (path, failure) in failures.iter() {
+            let reason = reason_of(failure);
+            tracing::debug!(tree = %self.config.name, %path, op = ?failure.op(), reason, "refused by the standby");
+            self.hold(path, &reason, first);
         }
-        self.doubts.insert(path.clone());
+        for barrier in &mut self.barriers {
+            barrier.wait_on();
+        }
+    }
+
+    /// Plans were made with operations that failed: takes back what these, and those that build on them, were to bring.
+    fn doubt_what_builds_on(&mut self, failures: &Failures, first: Instant) {
+        let mut doubts = self.acked.clone();
+        for done in self.session.iter().flat_map(|session| session.flights.iter().flat_map(|f| &f.done)) {
+            follow(&mut doubts, done);
+        }
+        for path in doubts.iter().filter(|path| !self.doubts.contains(path)) {
+            if let Some(id) = self.known.find(path) {
+                self.known.remove(id);
+            }
+            // What failed itself is tried again less and less often.
+            if !failures.are_of(path) {
+                let mark = Mark { first, due: first, below: true, content: true, changed: false };
+                self.shared.lock().dirty.retry(path.clone(), mark);
+            }
+        }
+        self.doubts = doubts;
     }
 }
 

@@ -21,6 +21,11 @@ impl Barrier {
         let _ = self.reply.send(answer);
     }
 
+    /// Something that was sent failed: what must be answered is not known any more.
+    pub(super) fn wait_on(&mut self) {
+        self.batch = None;
+    }
+
     /// Its cookie is waited for, and the last one seen is it or a later one.
     pub(super) fn is_seen_now(&self, seen: u64) -> bool {
         self.cookie.is_some_and(|cookie| cookie <= seen)

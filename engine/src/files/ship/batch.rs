@@ -1,10 +1,11 @@
 //! Operations into batches and messages, within the standby's window.
 
+use super::outcome::Done;
 use super::shared::Shared;
 use crate::files::BlockHash;
 use crate::files::TreePath;
-use crate::files::index::{Change, NodeId, Store, StoreError};
-use lockstep_wire::{Message, TREE_WINDOW_BYTES, TreeOp, TreeOps, pack_one};
+use crate::files::index::{Change, NodeId, Store, StoreError, Touched};
+use lockstep_wire::{Message, TREE_WINDOW_BYTES, TreeOp, TreeOpKind, TreeOps, pack_one};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,16 +42,6 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// What one operation brought, to be remembered when its batch is answered.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub(super) path: TreePath,
-    pub(super) from: Option<TreePath>,
-    pub(super) changes: Vec<Change>,
-    /// It was not sent, only found.
-    pub(super) silent: bool,
-}
-
 /// A batch under way.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -59,6 +50,8 @@ pub(super) struct Flight {
     pub(super) since: Instant,
     /// Of content.
     pub(super) bytes: u64,
+    /// When the oldest of the marks was set that led to it.
+    pub(super) first: Instant,
 }
 
 /// One connection's sending side of a tree.
@@ -75,7 +68,7 @@ pub(super) struct Session {
     count: usize,
     bytes: u64,
     kept_bytes: usize,
-    noted: Vec<TreePath>,
+    touched: Vec<Touched>,
     done: Vec<Done>,
     pub(super) flights: VecDeque<Flight>,
     limit: Option<Limit>,
@@ -108,7 +101,7 @@ impl Session {
             count: 0,
             bytes: 0,
             kept_bytes: 0,
-            noted: Vec::new(),
+            touched: Vec::new(),
             done: Vec::new(),
             flights: VecDeque::new(),
             limit,
@@ -137,13 +130,22 @@ impl Session {
         self.bytes += op.data.len() as u64;
         let xattrs = op.meta.as_ref().map_or(0, |meta| meta.xattrs.len());
         self.kept_bytes += op.path.len() + op.from.len() + xattrs;
-        for path in [&op.path, &op.from] {
-            if !path.is_empty() || op.offset == 0 {
-                self.noted.extend(TreePath::parse(path));
-            }
-        }
+        self.touch(op);
         pack_one(op, &mut self.ops);
         if self.ops.len() >= MESSAGE_BYTES { self.flush(store, false) } else { Ok(()) }
+    }
+
+    /// Notes what an operation touches: whoever does not hear of its outcome must look there.
+    fn touch(&mut self, op: &TreeOp) {
+        let kind = op.kind();
+        if matches!(kind, TreeOpKind::Data | TreeOpKind::Keep | TreeOpKind::End) {
+            return;
+        }
+        let from = Some(&op.from).filter(|from| !from.is_empty() && *from != &op.path);
+        for path in std::iter::once(&op.path).chain(from) {
+            let meta = kind == TreeOpKind::Meta;
+            self.touched.extend(TreePath::parse(path).map(|path| Touched { path, meta }));
+        }
     }
 
     fn begin(&mut self) {
@@ -155,11 +157,11 @@ impl Session {
     }
 
     /// Remembers what the operations since the last call brought; ends the batch when it is large.
-    pub(super) fn done(&mut self, done: Done, store: &mut Store) -> Result<(), Stop> {
+    pub(super) fn done(&mut self, done: Done, store: &mut Store, first: Instant) -> Result<(), Stop> {
         self.done.push(done);
         let large =
             self.count >= BATCH_OPS || self.bytes >= BATCH_BYTES || self.kept_bytes >= BATCH_KEPT_BYTES;
-        if self.open && large { self.close(store) } else { Ok(()) }
+        if self.open && large { self.close(store, first).map(drop) } else { Ok(()) }
     }
 
     /// Block hashes of a file that was sent and is not answered.
@@ -173,8 +175,9 @@ impl Session {
         })
     }
 
-    /// Ends the open batch. What was only found, with no batch open, is remembered with the last one under way.
-    pub(super) fn close(&mut self, store: &mut Store) -> Result<(), Stop> {
+    /// Ends the open batch. What was only found, with no batch open, is remembered with the last one under way;
+    /// answers it when there is none.
+    pub(super) fn close(&mut self, store: &mut Store, first: Instant) -> Result<Vec<Done>, Stop> {
         if self.open {
             self.flush(store, true)?;
             self.open = false;
@@ -184,29 +187,30 @@ impl Session {
                 done,
                 since: Instant::now(),
                 bytes: self.bytes,
+                first,
             });
-            return Ok(());
+            return Ok(Vec::new());
         }
         let done = std::mem::take(&mut self.done);
-        if let Some(last) = self.flights.back_mut() {
-            last.done.extend(done);
-        } else if !done.is_empty() {
-            let changes: Vec<Change> = done.into_iter().flat_map(|done| done.changes).collect();
-            store.answered(self.batch, &changes, &[], &[])?;
+        match self.flights.back_mut() {
+            Some(last) => {
+                last.done.extend(done);
+                Ok(Vec::new())
+            }
+            None => Ok(done),
         }
-        Ok(())
     }
 
     /// Sends an empty batch: the standby follows this index from then on.
     pub(super) fn empty_batch(&mut self, store: &mut Store) -> Result<(), Stop> {
         self.begin();
-        self.close(store)
+        self.close(store, Instant::now()).map(drop)
     }
 
     fn flush(&mut self, store: &mut Store, last: bool) -> Result<(), Stop> {
-        let mut noted = std::mem::take(&mut self.noted);
-        noted.dedup();
-        store.sending(self.batch, noted.iter())?;
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.dedup();
+        store.sending(self.batch, &touched)?;
         let ops = std::mem::take(&mut self.ops).into();
         let message = TreeOps { index: self.index, batch: self.batch, ops, last };
         let message = Message::from(message);

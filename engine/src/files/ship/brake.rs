@@ -1,5 +1,6 @@
 //! When what a look finds is taken for a fault rather than for the application's will. Pure.
 
+use crate::files::TreePath;
 use crate::files::index::{Known, ROOT};
 use crate::files::plan::Facts;
 use std::time::{Duration, Instant};
@@ -13,7 +14,11 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// How many entries of what is known the facts say are gone.
 pub(super) fn vanishing(known: &Known, facts: &Facts) -> usize {
     let mut gone = 0;
-    for path in facts.paths().filter(|path| facts.found(path).is_none()) {
+    let absent = |path: &TreePath| facts.get(path).is_some_and(|look| look.found.is_none());
+    for path in facts.paths().filter(|path| absent(path)) {
+        if std::iter::successors(path.parent(), TreePath::parent).any(|above| absent(&above)) {
+            continue; // counted with its directory
+        }
         let Some(id) = known.find(path).filter(|id| *id != ROOT) else { continue };
         let moved = known.seen(id).is_some_and(|seen| !facts.places(seen.id).is_empty());
         if !moved {

@@ -1,6 +1,7 @@
 //! Carries out a plan: reads files, builds operations, and remembers what each brought.
 
-use super::batch::{Done, Session, Stop};
+use super::batch::{Session, Stop};
+use super::outcome::{Done, Failures, Why, follow};
 use super::read::{Base, Read, read};
 use super::thread::Tree;
 use crate::files::TreePath;
@@ -20,6 +21,7 @@ impl Tree {
     /// Does all steps in order, and ends the batch.
     pub(super) fn carry_out(&mut self, disk: &Disk, facts: &Facts, steps: Vec<Step>) -> Result<(), Stop> {
         self.unread.clear();
+        let before = self.doubts.clone();
         for step in steps {
             if let Op::Content { always } = step.op {
                 self.content(disk, &step, always)?;
@@ -27,6 +29,8 @@ impl Tree {
                 self.other(facts, step)?;
             }
         }
+        // Some may have another place with the directory they are in.
+        self.look_at_doubts(&before, self.round_first);
         self.finish()
     }
 
@@ -35,7 +39,7 @@ impl Tree {
         let found = facts.found(&path);
         let (kind, from) = match op {
             Op::Note => {
-                return self.done(Done { path, from: None, changes, silent: true });
+                return self.done(Done { path, from: None, changes, why: Why::Found });
             }
             Op::Directory => (TreeOpKind::Directory, None),
             Op::Symlink => (TreeOpKind::Symlink, None),
@@ -49,12 +53,8 @@ impl Tree {
                 let read = from_node.filter(|from| !self.unread.contains(from));
                 let seen = read.and_then(|from| self.known.seen(from)).cloned();
                 let (Some(seen), Some(node)) = (seen, node) else {
-                    if let Some(node) = node {
-                        self.known.remove(node);
-                    }
-                    self.doubts.insert(path.clone());
                     self.look_again(&path, std::time::Duration::ZERO, false);
-                    return Ok(());
+                    return self.lose(&path, node);
                 };
                 let blocks = self.blocks_of(from_node)?;
                 self.known.set_seen(node, seen.clone());
@@ -84,7 +84,7 @@ impl Tree {
         };
         let (session, store) = self.lines()?;
         session.op(&op, store)?;
-        self.done(Done { path, from, changes, silent: false })
+        self.done(Done { path, from, changes, why: Why::Sent(kind) })
     }
 
     fn content(&mut self, disk: &Disk, step: &Step, always: bool) -> Result<(), Stop> {
@@ -108,24 +108,13 @@ impl Tree {
         let took = began.elapsed();
         match result {
             Read::Absent => {
-                self.unread.insert(id);
-                // Of a file that the standby does not have nothing is known any more.
-                if !on_standby {
-                    self.known.remove(id);
-                    // It may have something else there that this was to replace.
-                    self.doubts.insert(path.clone());
-                }
+                self.unread(path, id, on_standby)?;
                 self.look_again(path, std::time::Duration::ZERO, false);
                 Ok(())
             }
             Read::Failed(error) => {
-                self.unread.insert(id);
-                if !on_standby {
-                    self.known.remove(id);
-                    // It may have something else there that this was to replace.
-                    self.doubts.insert(path.clone());
-                }
-                self.hold(path, &format!("it cannot be read: {error}"), Instant::now());
+                self.unread(path, id, on_standby)?;
+                self.hold(path, &format!("it cannot be read: {error}"), self.round_first);
                 Ok(())
             }
             Read::Done { found, content, blocks, sent, changed } => {
@@ -143,6 +132,24 @@ impl Tree {
         }
     }
 
+    /// A file was not sent. The standby has what it had before, whichever file that was here, or nothing.
+    fn unread(&mut self, path: &TreePath, id: NodeId, on_standby: bool) -> Result<(), Stop> {
+        self.unread.insert(id);
+        if !on_standby {
+            return self.lose(path, Some(id));
+        }
+        self.known.set_stranger(id);
+        Ok(())
+    }
+
+    /// What was to come to `path` does not; what the standby has there it was to replace.
+    fn lose(&mut self, path: &TreePath, node: Option<NodeId>) -> Result<(), Stop> {
+        if let Some(node) = node {
+            self.known.remove(node);
+        }
+        self.done(Done { path: path.clone(), from: None, changes: Vec::new(), why: Why::Lost })
+    }
+
     /// The standby has this content, or will have it with this batch.
     fn remember(
         &mut self,
@@ -156,18 +163,18 @@ impl Tree {
         let meta_differs = self.known.seen(id).is_some_and(|seen| !seen.same_meta(found));
         let now = Seen::of(found, Some(content));
         let mut changes = step.changes.clone();
-        // Names that were the same file on the standby stay that.
-        let same = |other: &NodeId| self.known.seen(*other).is_some_and(|seen| seen.content == Some(content));
-        let others: Vec<NodeId> = match sent {
-            true => Vec::new(),
-            false => self.known.names(found.id).iter().filter(|other| same(other)).copied().collect(),
-        };
+        // All names of a file are one file on the standby too; of a new one the links come later.
+        let others = if sent { Vec::new() } else { self.known.names(found.id).to_vec() };
         for id in std::iter::once(id).chain(others.into_iter().filter(|other| *other != id)) {
             self.known.set_seen(id, now.clone());
             changes.push(Change::Content { id, seen: Box::new(now.clone()), blocks: blocks.clone() });
         }
-        let silent = !sent && !meta_differs;
-        if !sent && meta_differs {
+        let why = match (sent, meta_differs) {
+            (true, _) => Why::Sent(TreeOpKind::Put),
+            (false, true) => Why::Sent(TreeOpKind::Meta),
+            (false, false) => Why::Found,
+        };
+        if why == Why::Sent(TreeOpKind::Meta) {
             let op = TreeOp {
                 kind: TreeOpKind::Meta.into(),
                 path: bytes_of(path),
@@ -177,7 +184,7 @@ impl Tree {
             let (session, store) = self.lines()?;
             session.op(&op, store)?;
         }
-        self.done(Done { path: path.clone(), from: None, changes, silent })
+        self.done(Done { path: path.clone(), from: None, changes, why })
     }
 
     /// Block hashes of a large file, as the standby has it or will have it.
@@ -196,14 +203,27 @@ impl Tree {
     }
 
     fn finish(&mut self) -> Result<(), Stop> {
+        let first = self.round_first;
         let (session, store) = self.lines()?;
-        session.close(store)
+        let found = session.close(store, first)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let batch = session.last_batch();
+        self.account(batch, found, &Failures::default())
     }
 
     /// Remembers one finished step.
     fn done(&mut self, done: Done) -> Result<(), Stop> {
+        if !follow(&mut self.doubts, &done)
+            && let Some(id) = self.known.find(&done.path).filter(|_| self.doubts.cover(&done.path))
+        {
+            // Looked at again at the end of the round.
+            self.known.remove(id);
+        }
+        let first = self.round_first;
         let (session, store) = self.lines()?;
-        session.done(done, store)
+        session.done(done, store, first)
     }
 
     /// Session and store, which are there while something is sent.

@@ -3,7 +3,7 @@
 use super::stuck::Stuck;
 use crate::files::TreePath;
 use crate::files::disk::{Disk, Found};
-use crate::files::index::Known;
+use crate::files::index::{Known, NodeId};
 use crate::files::plan::Facts;
 use crate::files::rules::Rules;
 use lockstep_wire::TreeKind;
@@ -49,7 +49,7 @@ impl<'a> Gather<'a> {
         }
         match self.look(path, content) {
             Some(true) => self.ensure_parent(path),
-            Some(false) => self.add_highest_absent(path),
+            Some(false) => self.add_highest_absent(path, content),
             None => {}
         }
     }
@@ -94,30 +94,44 @@ impl<'a> Gather<'a> {
         listed
     }
 
-    /// Looks at every path that something found here may have come from, until there is none left.
-    pub(super) fn sources(&mut self) {
+    /// Looks at every path that something found here may have come from, until there is none left. `doubted`: a mark of
+    /// that path says that its content may have changed, which goes along with the file.
+    pub(super) fn sources(&mut self, doubted: &dyn Fn(&TreePath) -> bool) {
         let mut paths: Vec<TreePath> = self.facts.paths().cloned().collect();
         while let Some(path) = paths.pop() {
-            let Some(found) = self.facts.found(&path) else { continue };
-            let is_there = self.known.at(&path).is_some_and(|seen| seen.id == found.id);
-            if is_there && found.links < 2 {
-                continue;
-            }
             let names: Vec<_> =
-                self.known.names(found.id).iter().filter_map(|id| self.known.path(*id)).collect();
+                self.other_places(&path).iter().filter_map(|id| self.known.path(*id)).collect();
             for name in names {
                 if self.facts.get(&name).is_none() && self.rules.includes_all(&name) {
-                    match self.look(&name, false) {
+                    let content = doubted(&name);
+                    match self.look(&name, content) {
                         Some(true) => {
                             self.ensure_parent(&name);
                             paths.push(name);
                         }
-                        Some(false) => self.facts.add(name, None, false),
+                        Some(false) => self.facts.add(name, None, content),
                         None => {}
                     }
                 }
             }
         }
+    }
+
+    /// Where what is at `path`, or was there, may be or have been too.
+    fn other_places(&self, path: &TreePath) -> Vec<NodeId> {
+        let was = self.known.at(path).map(|seen| seen.id);
+        let is = self.facts.found(path).map(|found| (found.id, found.links));
+        let mut places = Vec::new();
+        if let Some((id, links)) = is
+            && (was != Some(id) || links > 1)
+        {
+            places.extend(self.known.names(id));
+        }
+        if let Some(was) = was.filter(|was| is.is_none_or(|(id, _)| id != *was)) {
+            // The last that was heard of it may have come by this name.
+            places.extend(self.known.names(was));
+        }
+        places
     }
 
     /// Some(true): something is there and was added. Some(false): nothing that is replicated is there; not added.
@@ -168,7 +182,7 @@ impl<'a> Gather<'a> {
     }
 
     /// What stands for an absent path: the highest directory above it that is absent too.
-    fn add_highest_absent(&mut self, path: &TreePath) {
+    fn add_highest_absent(&mut self, path: &TreePath, content: bool) {
         let mut highest = path.clone();
         while let Some(parent) = highest.parent().filter(|parent| !parent.is_root()) {
             match self.look(&parent, false) {
@@ -182,6 +196,10 @@ impl<'a> Gather<'a> {
         }
         if self.facts.get(&highest).is_none() {
             self.facts.add(highest, None, false);
+        }
+        // Its file may have other names, and what happened to it may have happened by this one.
+        if self.known.find(path).is_some_and(|id| content || self.known.is_shared(id)) {
+            self.facts.add(path.clone(), None, content);
         }
     }
 

@@ -10,6 +10,7 @@ mod batch;
 mod brake;
 mod carry_out;
 mod gather;
+mod outcome;
 mod read;
 mod reconcile;
 mod shared;

@@ -36,7 +36,7 @@ pub(super) struct Base {
 pub(super) enum Read {
     /// It is on its way, or is there already.
     Done {
-        /// As it was when it was opened.
+        /// As it was when it was opened, of the size that was read.
         found: Box<Found>,
         /// What was read.
         content: ContentHash,
@@ -68,11 +68,11 @@ pub(super) fn read(
     };
     let mut reader = Reader { path, base, always, found: &found, session, store, sent: false };
     let small = if found.size <= WHOLE_MAX_BYTES { reader.whole(&file)? } else { None };
-    let (content, blocks) = match small {
-        Some(Ok(content)) => (content, Vec::new()),
+    let (content, blocks, size) = match small {
+        Some(Ok((content, size))) => (content, Vec::new(), size),
         Some(Err(error)) => return Ok(Read::Failed(error)),
         None => match reader.by_blocks(&file)? {
-            Ok(read) => read,
+            Ok((content, blocks)) => (content, blocks, found.size),
             // What was begun is ended, so that the batch is sound; the file is sent again.
             Err(error) => return Ok(Read::Failed(error)),
         },
@@ -82,6 +82,7 @@ pub(super) fn read(
         Ok(now) => (now.size, now.meta.mtime, now.ctime) != (found.size, found.meta.mtime, found.ctime),
         Err(_) => true,
     };
+    let found = Found { size, ..found };
     Ok(Read::Done { found: Box::new(found), content, blocks, sent, changed })
 }
 
@@ -109,7 +110,7 @@ impl Reader<'_> {
     }
 
     /// A small file. None: it has grown beyond that.
-    fn whole(&mut self, file: &File) -> Result<Option<io::Result<ContentHash>>, Stop> {
+    fn whole(&mut self, file: &File) -> Result<Option<io::Result<(ContentHash, u64)>>, Stop> {
         let mut data = vec![0; WHOLE_MAX_BYTES as usize + 1];
         let length = match read_full(file, &mut data, 0) {
             Ok(length) => length,
@@ -131,7 +132,7 @@ impl Reader<'_> {
             };
             self.op(&op)?;
         }
-        Ok(Some(Ok(content)))
+        Ok(Some(Ok((content, length as u64))))
     }
 
     fn by_blocks(&mut self, file: &File) -> Tried<(ContentHash, Vec<BlockHash>)> {

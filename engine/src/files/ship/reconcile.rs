@@ -4,7 +4,7 @@
 //! rsync does; whether its content is equal is proven by whoever compares hashes.
 
 use crate::files::disk::FileId;
-use crate::files::index::{Known, Seen};
+use crate::files::index::{Known, NO_MODE, Seen};
 use crate::files::rules::Rules;
 use crate::files::{Meta, Mtime, TreePath};
 use lockstep_wire::{TreeEntry, TreeKind, TreeListRequest, TreeListing, TreeQuestion, unpack};
@@ -17,9 +17,6 @@ pub(super) struct Reconcile {
     requests: u64,
 }
 
-/// Of an entry whose metadata is not known: nothing on disk has this mode.
-const NO_MODE: u32 = u32::MAX;
-
 fn seen_of(kind: TreeKind) -> Seen {
     Seen {
         kind,
@@ -31,6 +28,7 @@ fn seen_of(kind: TreeKind) -> Seen {
         size: 0,
         id: FileId::default(),
         ctime: Mtime::default(),
+        racy: false,
         links: 1,
         content: None,
     }
@@ -99,6 +97,7 @@ fn seen_in(entry: &TreeEntry, kind: TreeKind) -> Result<Seen, String> {
             target: entry.target.to_vec(),
             id: FileId::default(),
             ctime: Mtime::default(),
+            racy: false,
             links: if entry.inode == 0 { 1 } else { 2 },
             device: (0, 0),
         };

@@ -3,13 +3,14 @@
 use super::barrier::Barrier;
 use super::batch::{FLIGHTS_MAX, Session, Stop};
 use super::gather::Gather;
+use super::outcome::Failures;
 use super::reconcile::Reconcile;
 use super::shared::{Input, Notices, Shared, TreeState};
 use super::stuck::Stuck;
 use super::{TreeConfig, brake};
 use crate::files::TreePath;
 use crate::files::disk::Disk;
-use crate::files::index::{Known, NodeId, Store, StoreError};
+use crate::files::index::{Doubts, Known, NodeId, Store, StoreError};
 use crate::files::plan::{Facts, Plan, plan};
 use crate::files::rules::Rules;
 use crate::files::watch::{Mark, Watch};
@@ -23,6 +24,9 @@ const ROUND_LOOKS: usize = 4096;
 
 /// A sweep finds what no event told: stores through memory maps that stay open.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A sweep that is made because something may have been missed rests for so many times what it took.
+const SWEEP_REST: u32 = 20;
 
 /// A root that is missing is looked for so often.
 const ROOT_RETRY: Duration = Duration::from_secs(1);
@@ -51,7 +55,12 @@ pub(super) struct Tree {
     notices: Notices,
     pub(super) store: Option<Store>,
     pub(super) known: Known,
-    pub(super) doubts: HashSet<TreePath>,
+    /// What is not known of the standby once all that is under way is there.
+    pub(super) doubts: Doubts,
+    /// What is not known of it now, as it has answered.
+    pub(super) acked: Doubts,
+    /// Of the answer that is coming in.
+    pub(super) failures: Failures,
     pub(super) disk: Option<Disk>,
     pub(super) watch: Option<Watch>,
     root_retry: Instant,
@@ -64,7 +73,7 @@ pub(super) struct Tree {
     /// Found to be gone by listings, which are not over.
     pub(super) vanished: Vec<TreePath>,
     /// When the oldest mark of this round was set: what the round leaves for later is as old.
-    round_first: Instant,
+    pub(super) round_first: Instant,
     shown: Instant,
     pub(super) stuck: Stuck,
     /// Large files that must not be read before.
@@ -72,7 +81,7 @@ pub(super) struct Tree {
     /// Files that this round could not read.
     pub(super) unread: HashSet<NodeId>,
     pub(super) barriers: Vec<Barrier>,
-    sweep: (Instant, Instant),
+    sweep: Sweep,
     brake: brake::Brake,
     /// The brake has stopped this tree, and it is tried again then.
     brake_retry: Option<Instant>,
@@ -81,6 +90,18 @@ pub(super) struct Tree {
     /// Why nothing is sent.
     pub(super) stopped: Option<String>,
     pub(super) count: Count,
+}
+
+/// When everything is looked at.
+struct Sweep {
+    /// The regular one.
+    due: Instant,
+    /// Since when one is under way.
+    began: Option<Instant>,
+    /// How long the last one took.
+    took: Duration,
+    /// Something may have been missed.
+    suspect: bool,
 }
 
 /// What was sent.
@@ -111,7 +132,9 @@ impl Tree {
             notices,
             store: None,
             known: Known::default(),
-            doubts: HashSet::new(),
+            doubts: Doubts::default(),
+            acked: Doubts::default(),
+            failures: Failures::default(),
             disk: None,
             watch: None,
             root_retry: now,
@@ -126,7 +149,7 @@ impl Tree {
             resting: BTreeMap::new(),
             unread: HashSet::new(),
             barriers: Vec::new(),
-            sweep: (now + SWEEP_EVERY, now),
+            sweep: Sweep { due: now + SWEEP_EVERY, began: None, took: Duration::ZERO, suspect: false },
             brake,
             brake_retry: None,
             trial: false,
@@ -176,7 +199,8 @@ impl Tree {
         }
         let store = Store::open(&self.index)?;
         self.known = store.load()?;
-        self.doubts = store.doubts()?.into_iter().collect();
+        self.doubts = store.doubts()?;
+        self.acked = self.doubts.clone();
         let identity = store.identity();
         self.shared.lock().announced = (identity.index, identity.acked);
         self.store = Some(store);
@@ -213,6 +237,7 @@ impl Tree {
 
     pub(super) fn drop_session(&mut self) {
         self.session = None;
+        self.failures = Failures::default();
         self.reconcile = None;
         for barrier in self.barriers.drain(..) {
             barrier.answer(Err("the standby went away".to_owned()));
@@ -220,7 +245,18 @@ impl Tree {
     }
 
     pub(super) fn mark_everything(&self) {
-        self.shared.lock().dirty.note_below(TreePath::root(), Instant::now());
+        let now = Instant::now();
+        self.shared.lock().dirty.note_below(TreePath::root(), now);
+        // What is neither on disk nor in the index no listing finds.
+        self.look_at_doubts(&Doubts::default(), now);
+    }
+
+    /// Looks at what is in doubt and is not in `but`.
+    pub(super) fn look_at_doubts(&self, but: &Doubts, first: Instant) {
+        let mark = Mark { first, due: Instant::now(), below: true, content: true, changed: false };
+        for path in self.doubts.iter().filter(|path| !but.contains(path)) {
+            self.retry(path.clone(), mark);
+        }
     }
 
     fn input(&mut self, input: Input) -> Result<(), Stop> {
@@ -250,18 +286,19 @@ impl Tree {
         }
     }
 
-    /// `path` is stuck for now.
-    pub(super) fn hold(&mut self, path: &TreePath, reason: &str, now: Instant) {
+    /// `path` is stuck for now. Who waits for all that happened waits for a second try, and no longer.
+    pub(super) fn hold(&mut self, path: &TreePath, reason: &str, first: Instant) {
+        let now = Instant::now();
         let (due, new) = self.stuck.add(path, reason.to_owned(), now);
         if new {
             tracing::warn!(tree = %self.config.name, %path, reason, "a path is not replicated");
         }
-        self.retry(path.clone(), due, true);
+        let first = if new { first } else { now };
+        self.retry(path.clone(), Mark { first, due, below: true, content: true, changed: false });
     }
 
-    /// Looks at `path` again at `due`.
-    pub(super) fn retry(&self, path: TreePath, due: Instant, content: bool) {
-        let mark = Mark { first: Instant::now(), due, below: true, content };
+    /// Looks at `path` again.
+    pub(super) fn retry(&self, path: TreePath, mark: Mark) {
         self.shared.lock().dirty.retry(path, mark);
     }
 
@@ -303,10 +340,26 @@ impl Tree {
     }
 
     fn sweep_when_due(&mut self, now: Instant) {
-        if self.sweep.0 <= now && self.scan.is_empty() {
-            self.mark_everything();
-            self.sweep = (now + SWEEP_EVERY, now);
+        if !self.scan.is_empty() || !self.vanished.is_empty() {
+            return;
         }
+        let is_marked = self.shared.lock().dirty.get(&TreePath::root()).is_some_and(|mark| mark.below);
+        if let Some(began) = self.sweep.began.filter(|_| !is_marked) {
+            self.sweep.took = now.duration_since(began);
+            self.sweep.due = now + SWEEP_EVERY;
+            self.sweep.began = None;
+        }
+        if self.sweep.began.is_none() && self.sweep_due() <= now && self.may_send() {
+            self.mark_everything();
+            (self.sweep.began, self.sweep.suspect) = (Some(now), false);
+        }
+    }
+
+    /// When to look at everything: now and then, and soon when something may have been missed, though never for more
+    /// than a small part of the time.
+    fn sweep_due(&self) -> Instant {
+        let ended = self.sweep.due - SWEEP_EVERY;
+        if self.sweep.suspect { ended + self.sweep.took * SWEEP_REST } else { self.sweep.due }
     }
 
     fn may_send(&self) -> bool {
@@ -361,6 +414,10 @@ impl Tree {
             }
             self.resting.remove(&path);
             gather.marked(&path, mark.content);
+            // Something was changed by a name that came and went unseen. It may have been another name of a file that is
+            // still there.
+            let vanished = gather.facts.found(&path).is_none() && self.known.find(&path).is_none();
+            self.sweep.suspect |= mark.changed && vanished;
             if mark.below {
                 self.scan.insert(path);
             }
@@ -377,13 +434,14 @@ impl Tree {
                 gather.marked(&path, false);
             }
         }
-        gather.sources();
+        let shared = self.shared.clone();
+        gather.sources(&|path| shared.lock().dirty.get(path).is_some_and(|mark| mark.content));
         let Gather { facts, retry, news, .. } = gather;
         for (path, reason) in news {
             self.alarm(&format!("{path} is not replicated: {reason}"));
         }
         for (path, due) in retry {
-            self.retry(path, due, false);
+            self.retry(path, Mark { first: now, due, below: true, content: false, changed: false });
         }
         let mut shared = self.shared.lock();
         for (path, mark) in later {
@@ -402,15 +460,12 @@ impl Tree {
         if self.trial && self.scan.is_empty() {
             (self.trial, self.stopped) = (false, None);
         }
-        let Plan { steps, below, again, settled, .. } = plan(&mut self.known, facts, &self.doubts);
-        for path in settled {
-            self.doubts.remove(&path);
-            self.stuck.clear(&path);
-        }
+        let Plan { steps, below, again, .. } = plan(&mut self.known, facts, &self.doubts);
         self.scan.extend(below);
         let now = Instant::now();
         for path in again {
-            let mark = Mark { first: self.round_first, due: now, below: false, content: true };
+            let mark =
+                Mark { first: self.round_first, due: now, below: false, content: true, changed: false };
             self.shared.lock().dirty.retry(path, mark);
         }
         self.carry_out(disk, facts, steps)
@@ -433,7 +488,7 @@ impl Tree {
         if took > READ_FREE {
             self.resting.insert(path.clone(), now + rest);
         }
-        let mark = Mark { first, due: now + rest, below: false, content: true };
+        let mark = Mark { first, due: now + rest, below: false, content: true, changed: false };
         self.shared.lock().dirty.retry(path.clone(), mark);
     }
 
@@ -445,6 +500,7 @@ impl Tree {
         }
         let mut until = now + ROOT_RETRY;
         if self.may_send() {
+            until = until.min(self.sweep_due().max(now + Duration::from_millis(1)));
             until = until.min(state.dirty.next_due().unwrap_or(until));
         }
         if self.barriers.iter().any(|barrier| barrier.is_seen_now(state.cookie)) {
@@ -483,7 +539,7 @@ impl Tree {
             (None, _) if self.watch.is_none() => TreeState::Starting,
             (None, None) => TreeState::Alone,
             (None, Some(_)) if self.reconcile.is_some() => TreeState::Comparing,
-            (None, Some(_)) if pending > 0 || self.introduce => TreeState::Sending,
+            (None, Some(_)) if pending > 0 || self.introduce || self.sweep.suspect => TreeState::Sending,
             (None, Some(_)) => TreeState::Level,
         };
         (status.pending_paths, status.pending_bytes) = (pending as u64, flying_bytes);

@@ -44,6 +44,8 @@ pub struct Mark {
     pub below: bool,
     /// Content may have changed although no time of the file tells.
     pub content: bool,
+    /// Content, owner, mode, times or extended attributes of what was there were changed by this name.
+    pub changed: bool,
 }
 
 /// The set of marks.
@@ -62,12 +64,13 @@ impl Dirty {
             Cause::Attributes | Cause::Named => now + NAME_SETTLE,
         };
         let content = matches!(cause, Cause::Closed | Cause::Written);
-        self.set(path, Mark { first: now, due, below: false, content });
+        let changed = content || cause == Cause::Attributes;
+        self.set(path, Mark { first: now, due, below: false, content, changed });
     }
 
     /// Look at `path` and all below it.
     pub fn note_below(&mut self, path: TreePath, now: Instant) {
-        self.set(path, Mark { first: now, due: now, below: true, content: false });
+        self.set(path, Mark { first: now, due: now, below: true, content: false, changed: false });
     }
 
     /// Look at `path` again, not before `due`; `first` is when it was first found to be different.
@@ -80,7 +83,10 @@ impl Dirty {
             let first = self.oldest().unwrap_or(new.first);
             self.marks.clear();
             self.due.clear();
-            return self.put(TreePath::root(), Mark { first, due: new.due, below: true, content: false });
+            return self.put(
+                TreePath::root(),
+                Mark { first, due: new.due, below: true, content: false, changed: false },
+            );
         }
         let merged = match self.marks.get(&path) {
             None => new,
@@ -97,6 +103,7 @@ impl Dirty {
                     due,
                     below: old.below || new.below,
                     content: old.content || new.content,
+                    changed: old.changed || new.changed,
                 }
             }
         };
@@ -110,18 +117,24 @@ impl Dirty {
         self.due.insert((mark.due, path));
     }
 
-    /// A directory was renamed: marks below it go along, and stay where they are too.
+    /// The mark of `path`.
+    pub fn get(&self, path: &TreePath) -> Option<&Mark> {
+        self.marks.get(path)
+    }
+
+    /// An entry was renamed: its mark and those below it go along, and stay where they are too.
     pub fn renamed(&mut self, from: &TreePath, to: &TreePath) {
         let range = self
             .marks
             .range(from.clone()..)
             .take_while(|(path, _)| path.as_bytes().starts_with(from.as_bytes()));
-        let moved: Vec<_> = range
-            .filter(|(path, _)| *path != from)
-            .filter_map(|(path, mark)| Some((path.moved(from, to)?, *mark)))
-            .collect();
+        let moved: Vec<_> = range.filter_map(|(path, mark)| Some((path.moved(from, to)?, *mark))).collect();
         for (path, mark) in moved {
             self.set(path, mark);
+        }
+        if let Some(old) = self.marks.get_mut(from) {
+            // It was changed by this name, and is not lost with it.
+            (old.content, old.changed) = (false, false);
         }
     }
 
@@ -234,6 +247,17 @@ mod tests {
         }
         dirty.renamed(&path("a"), &path("b"));
         assert_eq!(taken(&mut dirty, now), ["a/x", "a/y/z", "ab", "b/x", "b/y/z"]);
+    }
+
+    #[test]
+    fn what_was_changed_by_a_name_goes_along_with_the_file() {
+        let now = Instant::now();
+        let mut dirty = Dirty::default();
+        dirty.note(path("a"), Cause::Closed, now);
+        dirty.note(path("b"), Cause::Named, now);
+        dirty.renamed(&path("a"), &path("b"));
+        let told = |at: &str| dirty.get(&path(at)).map(|mark| (mark.content, mark.changed));
+        assert_eq!((told("a"), told("b")), (Some((false, false)), Some((true, true))));
     }
 
     #[test]

@@ -5,14 +5,14 @@
 //! the directory no longer has. New directories: the watch first, then the listing.
 
 use super::super::TreePath;
-use super::super::disk::Disk;
+use super::super::disk::{Disk, Listed, list_directory};
 use super::{Cause, Dirty, Job, cookie_number, lock};
 use crate::files::HIDDEN_DIR;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::FileType;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
@@ -41,6 +41,9 @@ const MOVE_WAIT: Duration = Duration::from_millis(20);
 /// A root that is held open and removed raises no event: it is looked at so often.
 const ROOT_LOOK: Duration = Duration::from_secs(1);
 
+/// Of what is no directory.
+const NO_WATCH: i32 = -3;
+
 /// Events read at a time.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -58,10 +61,12 @@ pub(super) struct Watcher {
     root: i32,
     /// The hidden directory.
     hidden: i32,
-    /// First halves of renames of directories: cookie, watch, when.
+    /// First halves of renames: cookie, watch of a directory, when, path.
     moving: Vec<(u32, i32, Instant, TreePath)>,
     /// Directories whose name another one took: two that changed places are told one after the other.
     displaced: HashMap<(i32, Vec<u8>), i32>,
+    /// Watched, and what is in them is not: they were renamed when that was looked for.
+    unlisted: HashSet<i32>,
     /// Look at everything at this time.
     relist: Option<Instant>,
     /// No watch could be had for some directory.
@@ -88,6 +93,7 @@ impl Watcher {
             hidden: -1,
             moving: Vec::new(),
             displaced: HashMap::new(),
+            unlisted: HashSet::new(),
             relist: None,
             short: None,
         };
@@ -105,7 +111,6 @@ impl Watcher {
     }
 
     fn watch_hidden(&self) -> std::io::Result<i32> {
-        use rustix::fs::{Mode, OFlags};
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.job.disk.root(), HIDDEN_DIR, flags, Mode::empty())?;
         Ok(inotify::add_watch(&self.queue, format!("/proc/self/fd/{}", fd.as_raw_fd()), EVENTS)?)
@@ -211,8 +216,23 @@ impl Watcher {
         self.job.note(dirty, &directory, &event.name, cause(flags), now);
         if flags.contains(ReadFlags::ISDIR) {
             self.directory_event(dirty, &directory, event, now);
+        } else if flags.intersects(ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO) {
+            self.file_moved(dirty, &directory, event, now);
         }
         false
+    }
+
+    /// Something else than a directory was renamed: what is marked of it goes along.
+    fn file_moved(&mut self, dirty: &mut Dirty, parent: &TreePath, event: &Seen, now: Instant) {
+        let Ok(path) = parent.join(&event.name) else { return };
+        if event.flags.contains(ReadFlags::MOVED_FROM) {
+            self.moving.push((event.cookie, NO_WATCH, now, path));
+        } else if let Some(at) = self.moving.iter().rposition(|(cookie, ..)| *cookie == event.cookie) {
+            let (.., from) = self.moving.remove(at);
+            if self.job.rules.includes(&path) {
+                dirty.renamed(&from, &path);
+            }
+        }
     }
 
     /// A directory was made, moved or removed.
@@ -224,22 +244,58 @@ impl Watcher {
                 self.moving.push((event.cookie, watch, now, path));
             }
         } else if event.flags.contains(ReadFlags::MOVED_TO) {
-            if let Some(watch) = self.detach(event.watch, &event.name) {
-                self.displaced.insert((event.watch, event.name.clone()), watch);
-            }
-            let known = self.moving.iter().position(|(cookie, ..)| *cookie == event.cookie);
-            if let Some(at) = known {
-                let (_, watch, _, from) = self.moving.remove(at);
-                if self.job.rules.includes(&path) {
-                    dirty.renamed(&from, &path);
-                    self.attach(watch, event.watch, &event.name);
-                    return;
-                }
-                self.remove_watches(watch);
-            }
-            self.add_below(dirty, &path, event.watch);
+            let moved = self.moving.iter().rposition(|(cookie, ..)| *cookie == event.cookie);
+            let moved = moved.map(|at| self.moving.remove(at));
+            self.directory_came(dirty, &path, event.watch, moved.map(|(_, watch, _, from)| (watch, from)));
         } else if event.flags.contains(ReadFlags::CREATE) {
             self.add_below(dirty, &path, event.watch);
+        }
+    }
+
+    /// A directory was renamed to `path`, in `parent`; `moved`: the one that an event said goes somewhere.
+    ///
+    /// Events tell of what was, and names may belong to others by now. So it is asked which directory is there: what
+    /// one event was told wrongly, the next one puts right.
+    fn directory_came(
+        &mut self,
+        dirty: &mut Dirty,
+        path: &TreePath,
+        parent: i32,
+        moved: Option<(i32, TreePath)>,
+    ) {
+        let Some(name) = path.name() else { return };
+        if !self.job.rules.includes(path) {
+            if let Some((watch, _)) = moved {
+                self.remove_watches(watch);
+            }
+            return;
+        }
+        let place = (parent, name.to_vec());
+        let before = self.detach(parent, name);
+        let there = add(&self.queue, &self.job.disk, path).ok().flatten();
+        let there = there.filter(|watch| *watch != self.root && *watch != self.hidden);
+        let came = moved.as_ref().map(|(watch, _)| *watch);
+        // The next event that somebody leaves this place is of whoever was here first.
+        let leaves = [before, came].into_iter().flatten().find(|watch| Some(*watch) != there);
+        match leaves {
+            Some(watch) if there.is_some() || before == Some(watch) => {
+                self.displaced.insert(place, watch);
+            }
+            _ => {
+                self.displaced.remove(&place);
+            }
+        }
+        match (there, moved) {
+            (there, Some((watch, from))) if there.is_none_or(|there| there == watch) => {
+                dirty.renamed(&from, path);
+                self.attach(watch, parent, name);
+                if !self.unlisted.is_empty() {
+                    self.list_below(path, watch);
+                    dirty.note_below(path.clone(), Instant::now());
+                }
+            }
+            // None: it is gone again, and what made it go is told later.
+            _ => self.add_below(dirty, path, parent),
         }
     }
 
@@ -251,6 +307,7 @@ impl Watcher {
         self.directories.clear();
         self.moving.clear();
         self.displaced.clear();
+        self.unlisted.clear();
         if self.watch_root().is_err() {
             self.job.listener.root_lost();
             return;
@@ -274,24 +331,29 @@ impl Watcher {
         if !self.job.rules.includes(path) {
             return;
         }
-        let Some(name) = path.name() else { return };
-        if let Some(watch) = self.add(path, parent, name) {
+        if let Some(watch) = self.add(path, None, parent) {
             self.list_below(path, watch);
             dirty.note_below(path.clone(), Instant::now());
         }
     }
 
+    /// Watches all directories below one that is watched. What is renamed meanwhile and not found is remembered: the
+    /// event that tells so is still to come.
     fn list_below(&mut self, path: &TreePath, watch: i32) {
         let mut left = vec![(path.clone(), watch)];
         while let Some((path, watch)) = left.pop() {
-            let Ok(Some(entries)) = self.job.disk.list(&path) else { continue };
+            let Some((directory, entries)) = self.open_watched(&path, watch) else {
+                self.unlisted.insert(watch);
+                continue;
+            };
+            self.unlisted.remove(&watch);
             for (name, kind) in entries {
                 if !matches!(kind, FileType::Directory | FileType::Unknown) {
                     continue;
                 }
                 let Ok(child) = path.join(&name) else { continue };
                 if self.job.rules.includes(&child)
-                    && let Some(added) = self.add(&child, watch, &name)
+                    && let Some(added) = self.add(&child, Some(&directory), watch)
                 {
                     left.push((child, added));
                 }
@@ -299,9 +361,26 @@ impl Watcher {
         }
     }
 
-    /// Watches one directory; None when it is gone or no watch can be had.
-    fn add(&mut self, path: &TreePath, parent: i32, name: &[u8]) -> Option<i32> {
-        match add(&self.queue, &self.job.disk, path) {
+    /// The directory at `path` and its entries, if it is the one of this watch.
+    fn open_watched(&self, path: &TreePath, watch: i32) -> Option<(OwnedFd, Vec<Listed>)> {
+        let directory = self.job.disk.directory(path).ok().flatten()?;
+        let there = add_fd(&self.queue, &directory).ok().flatten()?;
+        (there == watch).then_some(())?;
+        let entries = list_directory(&directory).ok()?;
+        Some((directory, entries))
+    }
+
+    /// Watches the directory at `path`, opened in its directory if that is held; None when it is gone or no watch can
+    /// be had.
+    fn add(&mut self, path: &TreePath, above: Option<&OwnedFd>, parent: i32) -> Option<i32> {
+        let name = path.name()?;
+        let added = match above {
+            Some(above) => {
+                open_in(above, name).and_then(|fd| fd.map_or(Ok(None), |fd| add_fd(&self.queue, &fd)))
+            }
+            None => add(&self.queue, &self.job.disk, path),
+        };
+        match added {
             Ok(Some(watch)) if watch != self.root && watch != self.hidden => {
                 self.attach(watch, parent, name);
                 Some(watch)
@@ -319,6 +398,8 @@ impl Watcher {
     /// The directory of this watch is `name` in `parent` now.
     fn attach(&mut self, watch: i32, parent: i32, name: &[u8]) {
         let name = name.to_vec();
+        // It was found, wherever an event will say that it went.
+        self.moving.retain(|(_, moving, ..)| *moving != watch);
         let before = self.directories.get(&watch).map(|known| (known.parent, known.name.clone()));
         if let Some((old_parent, old_name)) = before
             && let Some(old) = self.directories.get_mut(&old_parent)
@@ -344,6 +425,7 @@ impl Watcher {
 
     fn forget(&mut self, watch: i32) {
         self.displaced.retain(|_, displaced| *displaced != watch);
+        self.unlisted.remove(&watch);
         if let Some(known) = self.directories.remove(&watch)
             && let Some(parent) = self.directories.get_mut(&known.parent)
             && parent.children.get(&known.name) == Some(&watch)
@@ -366,6 +448,7 @@ impl Watcher {
     fn remove_watches(&mut self, watch: i32) {
         let mut left = vec![watch];
         while let Some(watch) = left.pop() {
+            self.unlisted.remove(&watch);
             if let Some(directory) = self.directories.remove(&watch) {
                 left.extend(directory.children.values());
                 let _ = inotify::remove_watch(&self.queue, watch);
@@ -400,10 +483,23 @@ fn cause(flags: ReadFlags) -> Cause {
 
 /// Watches a directory; None: there is none.
 fn add(queue: &OwnedFd, disk: &Disk, path: &TreePath) -> std::io::Result<Option<i32>> {
-    let Some(fd) = disk.directory(path)? else { return Ok(None) };
+    disk.directory(path)?.map_or(Ok(None), |fd| add_fd(queue, &fd))
+}
+
+fn add_fd(queue: &OwnedFd, fd: &OwnedFd) -> std::io::Result<Option<i32>> {
     match inotify::add_watch(queue, format!("/proc/self/fd/{}", fd.as_raw_fd()), EVENTS) {
         Ok(watch) => Ok(Some(watch)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A directory in another one; None: there is none.
+fn open_in(above: &OwnedFd, name: &[u8]) -> std::io::Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(above, name, flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

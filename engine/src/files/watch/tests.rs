@@ -204,3 +204,31 @@ fn a_root_that_is_moved_or_removed_is_told() {
         }
     }
 }
+
+/// Events tell of names that belong to others by the time they are read.
+#[test]
+fn a_directory_whose_name_another_one_took_before_it_was_looked_at_is_watched() {
+    for source in sources() {
+        let story = Story::begin(source, |root| std::fs::create_dir_all(root.join("d/in")).unwrap());
+        let root = &story.root;
+        {
+            // While this is held no event is told.
+            let heard = lock(&story.heard.state);
+            std::fs::write(root.join("first"), "").unwrap();
+            std::fs::create_dir(root.join("p")).unwrap();
+            std::fs::rename(root.join("p"), root.join("q")).unwrap();
+            std::fs::create_dir(root.join("p")).unwrap();
+            std::fs::create_dir(root.join("n")).unwrap();
+            std::fs::rename(root.join("d"), root.join("n/d")).unwrap();
+            std::fs::create_dir(root.join("d")).unwrap();
+            std::fs::rename(root.join("n"), root.join("m")).unwrap();
+            drop(heard);
+        }
+        story.marks();
+        for directory in ["p", "q", "d", "m", "m/d", "m/d/in"] {
+            std::fs::write(root.join(directory).join("f"), "").unwrap();
+            let marks = story.marks();
+            assert!(marks.contains(&format!("{directory}/f")), "{source:?} {directory} {marks:?}");
+        }
+    }
+}
