@@ -3,6 +3,7 @@
 //! `heartbeat, probes -> failover (detector -> table -> machine) -> effects`. Only the binary,
 //! tests and benches use this library.
 
+pub mod arbiter;
 pub mod cli;
 pub mod clock;
 pub mod config;

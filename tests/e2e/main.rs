@@ -18,3 +18,4 @@ mod strict;
 mod trees;
 mod unmodified;
 mod waiting;
+mod witness;

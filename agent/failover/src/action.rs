@@ -3,6 +3,7 @@
 
 use crate::lease::Permit;
 use crate::time::Time;
+use crate::witness::Claim;
 use lockstep_wire::{Epoch, Intent};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub enum Action {
     /// The round trip endangers the lease (row 18), whatever else holds; `None`: no longer. Given once
     /// per change.
     RoundTripAlarm(Option<(Severity, String)>),
+    /// The witness is not reached, whatever else holds; `None`: it is again. Given once per change.
+    WitnessAlarm(Option<String>),
     /// A question only the operator can answer; `None` withdraws it.
     Question(Option<String>),
     /// Hand this to the heartbeat thread; it answers [`crate::Event::HeartbeatSet`]. Also the
@@ -49,6 +52,16 @@ pub enum Action {
     /// Ten heartbeats with the present voice per path, 4 ms apart. [`crate::Event::IntentPingsDone`]
     /// one round trip after the last, after everything that came in.
     SendIntentPings,
+    /// Ask the witness; one at a time, in order. [`crate::Event::WitnessAnswered`] within a bounded time, also
+    /// when it cannot be reached.
+    AskWitness {
+        /// Names the question.
+        number: u64,
+        /// What is wished.
+        claim: Claim,
+    },
+    /// Power the peer off and make sure that it is. [`crate::Event::PeerFenced`] within a bounded time.
+    FencePeer,
     /// To the data path.
     Engine(Engine),
     /// Configure the VIP; the guard stays shut. [`crate::Event::VipAdded`].

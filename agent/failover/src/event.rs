@@ -2,6 +2,7 @@
 
 use crate::lease::Lapse;
 use crate::time::Time;
+use crate::witness::Answer;
 use lockstep_wire::{DatabaseName, Heartbeat, Position};
 use std::time::Duration;
 
@@ -106,6 +107,15 @@ pub enum Event {
     },
     /// [`crate::Action::SendIntentPings`] is over; answers came as heartbeats before it.
     IntentPingsDone,
+    /// [`crate::Action::AskWitness`] is over.
+    WitnessAnswered {
+        /// Of the question.
+        number: u64,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// [`crate::Action::FencePeer`] is over: the peer is confirmed off, or why that is not known.
+    PeerFenced(Result<(), String>),
     /// A foreign MAC announced or defended the VIP.
     ForeignArp,
     /// Carrier of an interface. Loss only starts the collecting of evidence.

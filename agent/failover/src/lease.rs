@@ -20,6 +20,8 @@ pub struct Permit {
     pub opening: u64,
     /// It may open by R2's evidence too (cold-start row "serve", or promoted); in sync only by R1.
     pub alone: bool,
+    /// R2 may extend it at all: without a witness always, with one only after it was won.
+    pub targets: bool,
 }
 
 /// Why a lease ended.
@@ -157,7 +159,8 @@ impl Lease {
 
     /// R2's end at `now`, if there is evidence and nothing forbids it.
     fn alone_end(&self, now: Time) -> Option<Time> {
-        let barred = self.intent_seen || self.higher_seen || now < self.foreign_until;
+        let permitted = self.permit.is_some_and(|(permit, _)| permit.targets);
+        let barred = !permitted || self.intent_seen || self.higher_seen || now < self.foreign_until;
         let quiet = self.heard.is_none_or(|heard| now >= heard + self.silence);
         let outdated = self.solo && self.peer_outdated;
         let after = |probe: &Time| self.heard.is_none_or(|heard| *probe > heard);

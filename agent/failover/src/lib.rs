@@ -23,6 +23,7 @@ pub mod status;
 mod step;
 pub mod table;
 mod time;
+pub mod witness;
 
 pub use self::{
     action::{Action, Engine, Voice},

@@ -78,6 +78,8 @@ pub struct Timing {
     pub round_trip: Duration,
     /// What one durable write of the pair's state may take under a grant.
     pub persist: Duration,
+    /// What asking a witness and fencing the peer may take under a grant.
+    pub arbitration: Duration,
 }
 
 impl Timing {
@@ -90,6 +92,7 @@ impl Timing {
             hold_off: Duration::ZERO,
             round_trip: Duration::from_millis(round_trip),
             persist: Duration::from_millis(persist),
+            arbitration: Duration::ZERO,
         }
     }
 
@@ -97,6 +100,13 @@ impl Timing {
     #[must_use]
     pub fn with_hold_off(mut self, hold_off: Duration) -> Self {
         self.hold_off = hold_off.min(HOLD_OFF_MAX);
+        self
+    }
+
+    /// The same with a witness or a fence that answers within `limit`.
+    #[must_use]
+    pub fn with_arbitration(mut self, limit: Duration) -> Self {
+        self.arbitration = limit;
         self
     }
 
@@ -122,6 +132,7 @@ impl Timing {
             self.round_trip,
             self.persist,
             self.persist,
+            self.arbitration,
         ];
         let mut sum_us = 0;
         let mut i = 0;

@@ -36,7 +36,7 @@ impl SoloAfter {
 pub struct Question {
     /// The heartbeat thread has confirmed that it grants nothing and says solo.
     pub is_said: bool,
-    /// The last grant is over.
+    /// No takeover can rest on the last grant any more: it is over, or the witness gave the right to this node.
     pub grant_over: bool,
     /// The standby durably marked itself outdated, in answer to a heartbeat sent after the last grant.
     pub outdated: bool,

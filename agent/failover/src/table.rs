@@ -9,7 +9,7 @@ use crate::action::Severity;
 
 mod facet;
 
-pub use facet::{Peer, Relation, Verdict, Vip, WasKind, Who};
+pub use facet::{Peer, Relation, Tie, Verdict, Vip, WasKind, Who};
 
 /// The evidence, reduced to what the table distinguishes. Facets that a node's part of the table
 /// does not use are ignored there.
@@ -27,6 +27,8 @@ pub struct View {
     pub vip: Vip,
     /// Standby: the grant is valid.
     pub grant: bool,
+    /// Standby, cold: the witness.
+    pub tie: Tie,
     /// Failover is automatic.
     pub automatic: bool,
     /// Active: the lease is open.
@@ -63,6 +65,7 @@ pub struct When {
     pub wait_over: Option<bool>,
     pub vip: &'static [Vip],
     pub grant: Option<bool>,
+    pub tie: &'static [Tie],
     pub automatic: Option<bool>,
     pub lease: Option<bool>,
     pub foreign: Option<bool>,
@@ -84,6 +87,7 @@ pub const ANY: When = When {
     wait_over: None,
     vip: &[],
     grant: None,
+    tie: &[],
     automatic: None,
     lease: None,
     foreign: None,
@@ -110,6 +114,7 @@ impl When {
             && flag(self.wait_over, view.wait_over)
             && one(self.vip, &view.vip)
             && flag(self.grant, view.grant)
+            && one(self.tie, &view.tie)
             && flag(self.automatic, view.automatic)
             && flag(self.lease, view.lease)
             && flag(self.foreign, view.foreign)
@@ -162,7 +167,7 @@ pub fn row_for(view: &View) -> &'static Row {
 }
 
 use Severity::{Critical, Info, Warning};
-use Verdict::{Ask, Follow, HandOver, Hold, Probe, Promote, Serve, Stay, Wait};
+use Verdict::{Arbitrate, Ask, Follow, HandOver, Hold, Probe, Promote, Serve, Stay, Wait};
 use Who::{Active, Cold, Standby};
 
 const fn row(
@@ -186,6 +191,11 @@ const UNFIT: When = When { unfit: Some(true), ..LEASED };
 const CUT_OFF: When = When { peer: &[Peer::DirectOnly], majority: Some(false), ..SERVING };
 /// The standby hears nothing, sees its targets, and the other's lease is over.
 const MAY_TAKE: When = When { peer: &[Peer::Nothing], majority: Some(true), wait_over: Some(true), ..ANY };
+/// No witness refused it.
+const ALLOWED: &[Tie] = &[Tie::Free, Tie::Unasked, Tie::Won];
+/// There is a witness.
+const WITNESSED: &[Tie] = &[Tie::Unasked, Tie::Won, Tie::Lost];
+const IN_SYNC: When = When { was: &[WasKind::InSync], relation: &[Relation::Unheard], tie: WITNESSED, ..ANY };
 const ALONE: When = When { was: &[WasKind::Alone], relation: &[Relation::Unheard], ..ANY };
 
 /// The table.
@@ -238,12 +248,14 @@ pub const TABLE: &[Row] = &[
         "the active is silent and so is the majority of the targets: this node may be the one that is cut off, no takeover; repair its LAN, `lockstep why` shows what answers"),
     row("10a", Standby, When { peer: &[Peer::Nothing], majority: Some(true), wait_over: Some(false), ..ANY }, Wait, Warning,
         "the active is silent: waiting until its lease is over for certain"),
-    row("10b", Standby, When { vip: &[Vip::Unasked], grant: Some(true), ..MAY_TAKE }, Probe, Warning,
+    row("10b", Standby, When { vip: &[Vip::Unasked], grant: Some(true), tie: ALLOWED, ..MAY_TAKE }, Probe, Warning,
         "the active is silent and its lease is over: asking whether anybody holds the VIP or answers an intent"),
-    row("10c", Standby, When { vip: &[Vip::Silent], grant: Some(true), automatic: Some(true), ..MAY_TAKE }, Promote, Critical,
+    row("10c", Standby, When { vip: &[Vip::Silent], grant: Some(true), tie: ALLOWED, automatic: Some(true), ..MAY_TAKE }, Promote, Critical,
         "the active is silent on every path, its lease is over, nobody answers for the VIP and the grant is valid: promoting"),
-    row("10d", Standby, When { vip: &[Vip::Silent], grant: Some(true), automatic: Some(false), ..MAY_TAKE }, Ask, Critical,
+    row("10d", Standby, When { vip: &[Vip::Silent], grant: Some(true), tie: ALLOWED, automatic: Some(false), ..MAY_TAKE }, Ask, Critical,
         "the active is gone and this node may serve without loss; failover is manual: `lockstep failover`"),
+    row("10e", Standby, When { vip: &[Vip::Unasked, Vip::Silent], grant: Some(true), tie: &[Tie::Lost], ..MAY_TAKE }, Ask, Critical,
+        "the active is silent, and the witness did not give this node the right to take over, or the active could not be fenced: asked again every 5 s; if the active is confirmed off, `lockstep failover --accept-loss`"),
     row("11", Standby, When { vip: &[Vip::Unasked, Vip::Silent], grant: Some(false), ..MAY_TAKE }, Ask, Critical,
         "the active is silent and there is no valid grant: the loss is 0 if it died before the grant ended, otherwise unknown; confirm that it is off, then `lockstep failover --accept-loss`"),
     row("12", Standby, When { vip: &[Vip::PeerMac], ..MAY_TAKE }, Hold, Critical,
@@ -267,18 +279,34 @@ pub const TABLE: &[Row] = &[
         "this node served last, the peer is not heard and neither is a majority of the targets: holding; repair this node's LAN, `lockstep why` shows what answers"),
     row("c2b", Cold, When { majority: Some(true), vip: &[Vip::Unasked], ..ALONE }, Probe, Info,
         "this node served last and a majority of the targets answers: asking whether anybody holds the VIP"),
-    row("c2c", Cold, When { majority: Some(true), vip: &[Vip::Silent], ..ALONE }, Serve, Warning,
+    row("c2c", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Free, Tie::Won], ..ALONE }, Serve, Warning,
         "this node served last and alone, nobody answers for the VIP and a majority of the targets answers: serving"),
     row("c2d", Cold, When { majority: Some(true), vip: &[Vip::PeerMac, Vip::Foreign], ..ALONE }, Hold, Critical,
         "this node served last, but somebody answers for the VIP: holding; find out who, `lockstep why` shows whose answer it was"),
+    row("c2h", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Unasked], ..ALONE }, Arbitrate, Info,
+        "this node served last and alone and nobody answers for the VIP: asking the witness whether it still has the right"),
+    row("c2i", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Lost], ..ALONE }, Ask, Critical,
+        "this node served last and alone, but the witness does not give it the right or is not reached: asked again every 5 s; if the peer is confirmed off, `lockstep failover --accept-loss`"),
     row("c2e", Cold, When { was: &[WasKind::Alone], relation: &[Relation::Same, Relation::Lower], peer_solo: Some(false), last_active: Some(true), ..ANY }, Serve, Info,
         "the peer was reached and this node served last: serving"),
     row("c2f", Cold, When { was: &[WasKind::Alone], relation: &[Relation::Same, Relation::Lower], peer_solo: Some(false), last_active: Some(false), ..ANY }, Hold, Critical,
         "this node served under an epoch that is not its own: this cannot be, see `lockstep events`"),
     row("c2g", Cold, When { was: &[WasKind::Alone], relation: &[Relation::Higher], peer_solo: Some(false), ..ANY }, Follow, Critical,
         "the peer has the higher epoch: following it; what only this node has is kept in quarantine"),
-    row("c3a", Cold, When { was: &[WasKind::InSync], relation: &[Relation::Unheard], ..ANY }, Ask, Critical,
+    row("c3a", Cold, When { tie: &[Tie::Free], ..IN_SYNC }, Ask, Critical,
         "this node served in sync and the peer is not heard: it may have been promoted since; start the peer, or confirm that it is off and `lockstep failover --accept-loss`"),
+    row("c3e", Cold, When { majority: Some(false), ..IN_SYNC }, Hold, Critical,
+        "this node served in sync, the peer is not heard and neither is a majority of the targets: holding; repair this node's LAN, `lockstep why` shows what answers"),
+    row("c3f", Cold, When { majority: Some(true), vip: &[Vip::Unasked], ..IN_SYNC }, Probe, Info,
+        "this node served in sync and the peer is not heard: asking whether anybody holds the VIP"),
+    row("c3g", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Unasked], ..IN_SYNC }, Arbitrate, Info,
+        "this node served in sync and nobody answers for the VIP: asking the witness whether the peer took over"),
+    row("c3h", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Won], ..IN_SYNC }, Serve, Warning,
+        "the peer is not heard and did not take over, says the witness: serving"),
+    row("c3i", Cold, When { majority: Some(true), vip: &[Vip::Silent], tie: &[Tie::Lost], ..IN_SYNC }, Ask, Critical,
+        "this node served in sync, and the witness says that the peer took over or is not reached: asked again every 5 s; start the peer, or confirm that it is off and `lockstep failover --accept-loss`"),
+    row("c3j", Cold, When { majority: Some(true), vip: &[Vip::PeerMac, Vip::Foreign], ..IN_SYNC }, Hold, Critical,
+        "this node served in sync, but somebody answers for the VIP: holding; find out who, `lockstep why` shows whose answer it was"),
     row("c3b", Cold, When { was: &[WasKind::InSync], relation: &[Relation::Same, Relation::Lower], last_active: Some(true), ..ANY }, Serve, Info,
         "the peer was reached and never promoted: serving"),
     row("c3c", Cold, When { was: &[WasKind::InSync], relation: &[Relation::Same, Relation::Lower], last_active: Some(false), ..ANY }, Hold, Critical,

@@ -13,9 +13,24 @@ fn well(seed: u64) -> World {
 }
 
 fn well_with(seed: u64, solo_after: SoloAfter) -> World {
-    let mut world = World::new(seed, solo_after);
+    let mut world = World::new(seed, solo_after, false);
     // Some pairs give the service back by themselves.
     world.failback_after(seed.is_multiple_of(3).then_some(Duration::from_secs(2)));
+    come_up(world)
+}
+
+/// With a witness, and registered there.
+fn witnessed(seed: u64) -> World {
+    witnessed_with(seed, SoloAfter::default())
+}
+
+fn witnessed_with(seed: u64, solo_after: SoloAfter) -> World {
+    let mut world = come_up(World::new(seed, solo_after, true));
+    expect(&mut world, 20_000, "the witness is told", |w| w.held.register.is_some_and(|held| !held.alone));
+    world
+}
+
+fn come_up(mut world: World) -> World {
     let is_well = world.run_until(20_000, World::is_well);
     assert!(is_well, "a fresh pair comes up\n{}", world.show());
     world
@@ -222,17 +237,72 @@ fn without_a_grant_the_operator_is_asked_and_may_accept_loss() {
     expect(&mut world, 20_000, "the old active follows", |w| w.serves_in_sync(1));
 }
 
+#[test]
+fn with_a_witness_a_split_lan_and_a_cut_cable_leave_one_holder() {
+    for seed in 0..20 {
+        let mut world = witnessed(seed);
+        world.lan_split = true;
+        world.direct_cut = [true; 2];
+        world.run(10_000);
+        assert_eq!(world.holders().len(), 1, "{}", world.show());
+        let before = world.acknowledged.len();
+        world.run(1_000);
+        assert!(world.acknowledged.len() > before, "who serves acknowledges alone\n{}", world.show());
+        world.heal();
+        expect(&mut world, 20_000, "well again", World::is_well);
+    }
+}
+
+#[test]
+fn with_a_witness_the_standby_takes_over_and_an_in_sync_active_serves_alone_after_a_restart() {
+    let mut world = witnessed(3);
+    world.nodes[0].power_off();
+    expect(&mut world, 4_000, "the standby takes over", |w| w.holders() == [1]);
+    let now = world.true_us();
+    world.nodes[0].power_on(now);
+    expect(&mut world, 20_000, "the old active follows", |w| w.serves_in_sync(1));
+    expect(&mut world, 20_000, "shared again", |w| w.held.register.is_some_and(|held| !held.alone));
+    world.nodes[0].power_off();
+    world.nodes[1].power_off();
+    let now = world.true_us();
+    world.nodes[1].power_on(now);
+    expect(&mut world, 20_000, "the last active serves alone", |w| w.holders() == [1]);
+}
+
+#[test]
+fn a_lost_witness_alone_moves_nothing_and_with_a_lost_node_nobody_serves_until_the_operator_says_so() {
+    let mut world = witnessed(4);
+    world.witness_cut = [true; 2];
+    for _ in 0..300 {
+        world.run(100);
+        assert!(world.serves_in_sync(0), "{}", world.show());
+    }
+    world.nodes[0].power_off();
+    world.run(10_000);
+    assert_eq!(world.holders(), [0; 0]);
+    assert!(world.nodes[1].status().is_some_and(|status| status.question.is_some()), "{}", world.show());
+    world.operator_accepted_loss = true;
+    world.request(1, Request::Failover { accept_loss: true }).expect("the operator decides");
+    expect(&mut world, 10_000, "the standby serves", |w| w.holders() == [1]);
+    world.heal();
+    let now = world.true_us();
+    world.nodes[0].power_on(now);
+    expect(&mut world, 30_000, "well again", World::is_well);
+}
+
 /// Up to three faults at random moments, then everything heals.
 fn random_schedule(seed: u64) -> World {
     let after = [0, 0, 1, 5].map(|s| SoloAfter::Delay(Duration::from_secs(s)));
     let solo_after = if seed % 5 == 4 { SoloAfter::Never } else { after[seed as usize % 5] };
-    let mut world = well_with(seed, solo_after);
+    let witness = seed % 3 == 1;
+    let mut world = if witness { witnessed_with(seed, solo_after) } else { well_with(seed, solo_after) };
     let mut chance = sim::Chance(seed ^ 0xfa17);
     world.loss = [0, 0, 10, 4][chance.below(4) as usize];
     for _ in 0..=chance.below(3) {
         let n = chance.below(2) as usize;
         let now = world.true_us();
-        let fault = chance.below(15);
+        let of_witness = witness && chance.one_in(2);
+        let fault = if of_witness { 20 + chance.below(4) } else { chance.below(15) };
         world.trace.push(format!("{:>7} ms fault {fault} on {n}", now / 1_000));
         match fault {
             0 => world.nodes[n].power_off(),
@@ -258,6 +328,13 @@ fn random_schedule(seed: u64) -> World {
             13 => {
                 let _ = world.request(n, Request::Maintenance(true));
             }
+            20 => {
+                world.lan_split = true;
+                world.direct_cut = [true; 2];
+            }
+            21 => world.lan_split = true,
+            22 => world.witness_cut[n] = true,
+            23 => world.witness_cut = [true; 2],
             _ => {
                 let _ = world.request(n, Request::Switchover);
             }

@@ -4,7 +4,8 @@
 //! exist, is the database in WAL mode) belong to those who touch it.
 
 use super::{
-    Config, ConfigError, ConfigErrors, Node, Pair, Profile, check_network, check_tree, check_workload,
+    Config, ConfigError, ConfigErrors, Node, Pair, Profile, check_arbiter, check_network, check_tree,
+    check_workload,
     raw::{RawConfig, RawNode, RawPair},
 };
 use lockstep_client::Mode;
@@ -137,6 +138,9 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
     let failback_after = check_failback(raw, &key("failback_after_s"), faults);
     let solo_after = check_solo_after(raw.solo_after.as_deref(), key("solo_after"), faults);
     let network = check_network::network(raw, profile, faults);
+    let witness =
+        raw.witness.as_ref().and_then(|w| check_arbiter::witness(w, &raw.id, &key("witness"), faults));
+    let fence = raw.fence.as_ref().and_then(|f| check_arbiter::fence(f, &key("fence"), faults));
     let databases = check_workload::databases(&raw.database, &raw.id, faults);
     let trees = check_tree::trees(raw, &databases, faults);
     let apps = check_workload::apps(&raw.app, &raw.id, faults);
@@ -163,6 +167,8 @@ fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults
         lan: network.lan,
         compression: link.map(|link| link.compression).unwrap_or_default(),
         bandwidth_max_mbit_s: cap,
+        witness,
+        fence,
         databases,
         trees,
         apps,

@@ -5,6 +5,7 @@
 //! itself; whether an interface or a database exists is for the parts that use them.
 
 mod check;
+mod check_arbiter;
 mod check_network;
 mod check_tree;
 mod check_workload;
@@ -24,6 +25,7 @@ use lockstep_failover::SoloAfter;
 use lockstep_wire::{DatabaseName, PairId, TreeName};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -50,6 +52,12 @@ pub const DEFAULT_OPEN_EARLY_MS: u32 = 5_000;
 
 /// A program gets this long to finish its requests before it is killed.
 pub const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
+
+/// Etcd answers within some ten milliseconds, and within a second while it elects a leader.
+pub const DEFAULT_WITNESS_TIMEOUT_MS: u32 = 1_000;
+
+/// What a power controller usually needs, and some more.
+pub const DEFAULT_FENCE_TIMEOUT_S: u32 = 20;
 
 /// How an application is watched unless its section says otherwise.
 pub const DEFAULT_WATCH: Watch = Watch {
@@ -135,6 +143,10 @@ pub struct Pair {
     pub compression: Compression,
     /// Cap on what the data connection sends, Mbit/s; None: the link's own speed.
     pub bandwidth_max_mbit_s: Option<u32>,
+    /// Who decides between two nodes that do not hear each other.
+    pub witness: Option<Witness>,
+    /// Powers the peer off before this node takes over.
+    pub fence: Option<Fence>,
     /// The databases, in stream order; at least one.
     pub databases: Vec<Database>,
     /// The file trees, in stream order.
@@ -188,6 +200,38 @@ impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
+}
+
+/// `[pair.witness]`: a register in etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// `http://` or `https://`, without a path; at least one, all of the same cluster.
+    pub endpoints: Vec<String>,
+    /// The key, the same on both nodes.
+    pub key: String,
+    /// How long a question may take, with all endpoints.
+    pub timeout: Duration,
+    /// Who may have signed the endpoints' certificates (PEM); there is one if an endpoint is `https://`.
+    pub ca: Option<PathBuf>,
+    /// This node's certificate for etcd (PEM).
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    pub private_key: Option<PathBuf>,
+    /// The user of etcd's own authentication.
+    pub user: Option<String>,
+    /// Holds that user's password.
+    pub password_file: Option<PathBuf>,
+}
+
+/// `[pair.fence]`: how to power the peer off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// A `fence_*` program: a name in `PATH` or an absolute path.
+    pub agent: String,
+    /// What it is told beside the action.
+    pub options: BTreeMap<String, String>,
+    /// How long until the peer must be confirmed off.
+    pub timeout: Duration,
 }
 
 /// `[[pair.database]]`: one replicated database.

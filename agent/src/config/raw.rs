@@ -4,6 +4,7 @@
 //! Unknown keys are errors. Every key appears in `example.toml`, which a test verifies.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The whole file.
@@ -54,6 +55,8 @@ pub(super) struct RawPair {
     pub(super) direct: Option<RawEndpoint>,
     pub(super) lan: Option<RawEndpoint>,
     pub(super) link: Option<RawLink>,
+    pub(super) witness: Option<RawWitness>,
+    pub(super) fence: Option<RawFence>,
     #[serde(default)]
     pub(super) database: Vec<RawDatabase>,
     #[serde(default)]
@@ -79,6 +82,31 @@ pub(super) struct RawLink {
     #[serde(default)]
     pub(super) compression: super::Compression,
     pub(super) bandwidth_max_mbit_s: Option<u32>,
+}
+
+/// `[pair.witness]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWitness {
+    #[serde(default)]
+    pub(super) endpoints: Vec<String>,
+    pub(super) key: Option<String>,
+    pub(super) timeout_ms: Option<u32>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) private_key: Option<PathBuf>,
+    pub(super) user: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+}
+
+/// `[pair.fence]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFence {
+    pub(super) agent: String,
+    #[serde(default)]
+    pub(super) options: BTreeMap<String, String>,
+    pub(super) timeout_s: Option<u32>,
 }
 
 /// `[[pair.database]]`

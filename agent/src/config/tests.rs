@@ -74,6 +74,8 @@ fn the_example_explains_every_knob() {
         ("[pair.direct]\n", "[pair.direct]\nzzz = 1\n"),
         ("[pair.lan]\n", "[pair.lan]\nzzz = 1\n"),
         ("[pair.link]\n", "[pair.link]\nzzz = 1\n"),
+        ("# [pair.witness]\n", "[pair.witness]\nzzz = 1\n"),
+        ("# [pair.fence]\n", "[pair.fence]\nzzz = 1\n"),
         ("[[pair.database]]\n", "[[pair.database]]\nzzz = 1\n"),
         ("[[pair.tree]]\n", "[[pair.tree]]\nzzz = 1\n"),
         ("[[pair.app]]\n", "[[pair.app]]\nzzz = 1\n"),
@@ -84,8 +86,13 @@ fn the_example_explains_every_knob() {
         let (_, fields) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
         for field in fields.split('`').skip(1).step_by(2).take_while(|word| !word.contains(' ')) {
             let section = to.lines().next().unwrap();
-            let body = EXAMPLE.split_once(&format!("\n{section}\n")).unwrap().1;
-            let end = ["\n[[", "\n["].iter().filter_map(|mark| body.find(mark)).min().unwrap_or(body.len());
+            let mark = |prefix: &str| EXAMPLE.split_once(&format!("\n{prefix}{section}\n"));
+            let body = mark("").or_else(|| mark("# ")).unwrap().1;
+            let end = ["\n[[", "\n[", "\n# ["]
+                .iter()
+                .filter_map(|mark| body.find(mark))
+                .min()
+                .unwrap_or(body.len());
             let as_key = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{field} = "));
             let as_section = EXAMPLE.contains(&format!("[pair.{field}]"));
             assert!(as_section || body[..end].lines().any(as_key), "{section} {field} is not in the example");
@@ -421,4 +428,46 @@ fn trees_clear_of_lockstep_and_of_each_other_are_looked_for_on_this_machine() {
     twice.pairs[0].trees.push(again);
     let errors = twice.check_places(&paths).unwrap_err().to_string();
     assert!(errors.contains("share a directory"), "{errors}");
+}
+
+const WITNESS: &str = "[pair.witness]\nendpoints = [\"http://10.0.0.5:2379\"]\n";
+const FENCE: &str = "[pair.fence]\nagent = \"fence_ipmilan\"\noptions = { ip = \"10.0.9.2\" }\n";
+
+#[test]
+fn who_decides_is_optional_and_has_sane_defaults() {
+    let pair = |text: &str| {
+        let text = example("[[pair.app]]", &format!("{text}[[pair.app]]"));
+        parse(&text).expect("sound").pairs.remove(0)
+    };
+    let none = pair("");
+    assert_eq!((none.witness, none.fence), (None, None));
+    let witness = pair(WITNESS).witness.expect("a witness");
+    assert_eq!((witness.key.as_str(), witness.timeout), ("/lockstep/shop", Duration::from_secs(1)));
+    let fence = pair(FENCE).fence.expect("a fence");
+    assert_eq!((fence.agent.as_str(), fence.timeout), ("fence_ipmilan", Duration::from_secs(20)));
+    assert_eq!(fence.options["ip"], "10.0.9.2");
+}
+
+#[test]
+fn who_decides_is_checked_and_no_secret_is_shown() {
+    let cases = [
+        (WITNESS, "[\"http://10.0.0.5:2379\"]", "[]", "expected 1 to 9 addresses"),
+        (WITNESS, "http://10.0.0.5:2379", "10.0.0.5:2379", "expected http:// or https://"),
+        (WITNESS, "http://10.0.0.5:2379", "http://10.0.0.5:2379/v3", "expected http:// or https://"),
+        (WITNESS, "http://10", "https://10", "https:// address needs it"),
+        (WITNESS, "endpoints", "timeout_ms = 0\nendpoints", "expected 1 to 10000 ms"),
+        (WITNESS, "endpoints", "certificate = \"/a.pem\"\nendpoints", "private_key belong together"),
+        (WITNESS, "endpoints", "user = \"a\"\nendpoints", "password_file belong together"),
+        (WITNESS, "endpoints", "ca = \"a.pem\"\nendpoints", "absolute path"),
+        (FENCE, "fence_ipmilan", "./fence", "a name or an absolute path"),
+        (FENCE, "ip =", "action =", "given by Lockstep"),
+        (FENCE, "ip = \"10.0.9.2\"", "password = \"two\\nlines\"", "one line for each option"),
+        (FENCE, "agent", "timeout_s = 0\nagent", "expected 1 to 120 seconds"),
+    ];
+    for (section, from, to, says) in cases {
+        assert!(section.contains(from), "{section} has no {from}");
+        let text = format!("{}[[pair.app]]", section.replacen(from, to, 1));
+        let error = parse(&example("[[pair.app]]", &text)).expect_err(to).to_string();
+        assert!(error.contains(says) && !error.contains("two"), "{to}: {error}");
+    }
 }

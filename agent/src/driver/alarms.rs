@@ -16,6 +16,8 @@ const SITUATION: &str = "situation";
 const QUESTION: &str = "question";
 /// Commits wait for the standby.
 const COMMITS: &str = "commits-wait";
+/// Nobody decides between two nodes that do not hear each other.
+const WITNESS: &str = "witness";
 /// Row 18.
 const ROUND_TRIP: &str = "round-trip";
 
@@ -58,6 +60,14 @@ impl Alarms {
         match alarm {
             Some((severity, sentence)) => self.0.raise(ROUND_TRIP, severity_of(severity), &sentence),
             None => self.0.clear(ROUND_TRIP, "the round trip fits the lease again"),
+        }
+    }
+
+    /// The witness is not reached; `None`: it is.
+    pub(super) fn witness(&self, alarm: Option<&str>) {
+        match alarm {
+            Some(sentence) => self.0.raise(WITNESS, Severity::Critical, sentence),
+            None => self.0.clear(WITNESS, "the witness is reached again"),
         }
     }
 

@@ -36,6 +36,8 @@ fn status() -> Status {
         release_timeout: Duration::from_secs(10),
         solo_after: failover::SoloAfter::default(),
         failback_after: None,
+        witness: false,
+        fence: false,
     };
     failover::Machine::new(config, failover::PairState::new(), Time::default()).status()
 }

@@ -11,7 +11,7 @@ use lockstep_failover::{Event, Time};
 use std::sync::mpsc;
 
 /// What is noted instead of done.
-const KIND: &str = "observed";
+pub(super) const KIND: &str = "observed";
 
 /// A lease that nothing in the kernel enforces: nothing of ours is there.
 pub(super) struct NoGuard;

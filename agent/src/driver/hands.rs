@@ -3,6 +3,7 @@
 use super::address::Task;
 use super::alarms::Alarms;
 use super::application;
+use super::arbiter::Arbiter;
 use super::probing::Probes;
 use crate::heartbeat::{Heart, HeartError};
 use lockstep_failover::{Action, Engine as EngineAction};
@@ -17,6 +18,7 @@ pub(super) struct Hands {
     /// Orders given to the data path so far.
     pub(super) engine_orders: u64,
     pub(super) application: mpsc::Sender<application::Task>,
+    pub(super) arbiter: Arbiter,
     pub(super) alarms: Alarms,
 }
 
@@ -25,6 +27,9 @@ impl Hands {
         match action {
             Action::Log { row, severity, sentence } => self.alarms.record(row, severity, &sentence),
             Action::RoundTripAlarm(alarm) => self.alarms.round_trip(alarm),
+            Action::WitnessAlarm(alarm) => self.alarms.witness(alarm.as_deref()),
+            Action::AskWitness { number, claim } => self.arbiter.ask(number, claim),
+            Action::FencePeer => self.arbiter.fence(),
             Action::Question(question) => self.alarms.question(question.as_deref()),
             Action::SetHeartbeat(voice) => self.heart(self.heart.speak(voice)),
             Action::RenewAlone { probe_sent_at } => {

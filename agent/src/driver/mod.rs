@@ -6,6 +6,7 @@
 mod address;
 mod alarms;
 mod application;
+mod arbiter;
 mod culprit;
 mod data;
 mod decide;

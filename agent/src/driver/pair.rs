@@ -1,6 +1,7 @@
 //! One pair on this node: starts its threads and holds their handles.
 
 use super::alarms::Alarms;
+use super::arbiter::Arbiter;
 use super::decide::{Decider, now};
 use super::hands::Hands;
 use super::operator::Switches;
@@ -108,6 +109,7 @@ impl Pair {
             engine: engine_actions,
             engine_orders: 0,
             application,
+            arbiter: Arbiter::start(pair, &queue)?,
             alarms,
         };
         queue.event(leftovers);
@@ -154,7 +156,11 @@ fn load_state(file: &Path) -> anyhow::Result<PairState> {
 fn timing_of(config: &Config, pair: &config::Pair) -> failover::Timing {
     let profile =
         Profile::from_name(&config.node.profile.to_string()).expect("both lists have the same names");
-    profile.timing().with_hold_off(Duration::from_secs(pair.hold_off_s.into()))
+    // A look at the witness may be under way when the takeover asks.
+    let witness = pair.witness.as_ref().map_or(Duration::ZERO, |witness| witness.timeout * 2);
+    let fence = pair.fence.as_ref().map_or(Duration::ZERO, |fence| fence.timeout);
+    let timing = profile.timing().with_hold_off(Duration::from_secs(pair.hold_off_s.into()));
+    timing.with_arbitration(witness + fence)
 }
 
 /// What enforces the lease, and what an earlier life left. A pair that only observes has neither.
@@ -240,6 +246,8 @@ fn machine_config(
         open_early: (pair.open_early_ms > 0).then(|| Duration::from_millis(pair.open_early_ms.into())),
         solo_after: pair.solo_after,
         failback_after: pair.failback_after,
+        witness: pair.witness.is_some(),
+        fence: pair.fence.is_some(),
         release_timeout: Duration::from_secs(stop.into()) + RELEASE_SLACK,
     }
 }

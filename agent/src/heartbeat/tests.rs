@@ -112,7 +112,11 @@ fn voice(revision: u64) -> Voice {
 const EPOCH: Epoch = Epoch { counter: 3, node: NodeId(1) };
 
 fn serving(revision: u64) -> Voice {
-    Voice { active: true, permit: Some(Permit { epoch: EPOCH, opening: 1, alone: false }), ..voice(revision) }
+    Voice {
+        active: true,
+        permit: Some(Permit { epoch: EPOCH, opening: 1, alone: false, targets: true }),
+        ..voice(revision)
+    }
 }
 
 /// Waits for the first event that `wanted` takes.

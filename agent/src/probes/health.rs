@@ -115,7 +115,11 @@ fn check_command(command: &[String], timeout: Duration) -> Result<(), Unhealthy>
     }
 }
 
-fn ends_within(child: &Child, timeout: Duration) -> std::io::Result<bool> {
+/// Whether it ends within `timeout`; not waited for.
+///
+/// # Errors
+/// It cannot be watched.
+pub(crate) fn ends_within(child: &Child, timeout: Duration) -> std::io::Result<bool> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let timeout = Timespec::try_from(timeout).map_err(|_| std::io::ErrorKind::InvalidInput)?;
     Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))? > 0)

@@ -194,7 +194,7 @@ impl Machine {
         let is_said = self.voice.is_some_and(|voice| voice.grant.is_none() && voice.solo);
         let question = Question {
             is_said: self.voice_is_set() && is_said,
-            grant_over: self.now >= self.sent_grant.over_at(&self.config.timing),
+            grant_over: self.no_takeover_rests_on_a_grant(),
             outdated: self.is_outdated_confirmed(),
             waited: self.config.solo_after.is_over(since, self.now),
         };
@@ -214,6 +214,12 @@ impl Machine {
             active.standing = Standing::Solo;
         }
         self.persist(state)
+    }
+
+    /// With a witness the end of the grant alone is not enough: the standby may have won under it.
+    fn no_takeover_rests_on_a_grant(&self) -> bool {
+        let over = self.now >= self.sent_grant.over_at(&self.config.timing);
+        if self.config.witness { self.has_won(self.state.epoch) || (over && self.state.forced) } else { over }
     }
 
     fn is_outdated_confirmed(&self) -> bool {
@@ -257,7 +263,7 @@ impl Machine {
         let heard = self.evidence.detector.last_heard();
         let quiet = heard.is_none_or(|heard| self.now >= heard + self.config.timing.period * 3 / 2);
         let outdated = self.state.solo && self.evidence.word.is_some_and(|word| word.heartbeat.outdated);
-        if may && (quiet || outdated) {
+        if may && self.may_lean() && (quiet || outdated) {
             self.act(Action::RenewAlone { probe_sent_at });
         }
     }

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::state::Was;
 use crate::table::{Relation, Verdict, WasKind, Who};
 use crate::time::Time;
+use crate::witness::Claim;
 use lockstep_wire::Epoch;
 
 /// See the module.
@@ -91,6 +92,7 @@ impl Machine {
     /// The lease is gone or must go: nothing is served, everything of ours is removed.
     pub(super) fn clear(&mut self) -> bool {
         self.evidence.vip = None;
+        self.forget_win();
         self.act(Action::Engine(Engine::Stop));
         self.go(Cold::clearing())
     }
@@ -205,8 +207,12 @@ impl Machine {
                 self.ask(row.sentence);
                 false
             }
-            Verdict::Hold if self.evidence.vip.is_some_and(|(at, _)| self.now >= at + RETRY) => {
-                // Somebody answered: ask again from time to time.
+            Verdict::Arbitrate if !self.vip_probe_is_old() => {
+                self.ask_witness(Claim::Alone { epoch: self.state.epoch });
+                false
+            }
+            Verdict::Arbitrate | Verdict::Hold if self.vip_probe_is_old() => {
+                // Somebody answered, or it is long ago that nobody did: ask again.
                 self.evidence.vip = None;
                 cold.probing = false;
                 self.phase = Phase::Cold(cold);
@@ -244,8 +250,13 @@ impl Machine {
         let echoed = self.evidence.echo_at(self.state.epoch, &self.config.timing, self.now);
         if alone || echoed {
             let promoted = super::view::was_kind(&self.state) == WasKind::Alone;
-            return self.go(Opening::started(alone && promoted));
+            let by_targets = promoted || self.has_won(self.state.epoch);
+            return self.go(Opening::started(alone && by_targets));
         }
         false
+    }
+
+    fn vip_probe_is_old(&self) -> bool {
+        self.evidence.vip.is_some_and(|(at, _)| self.now >= at + RETRY)
     }
 }

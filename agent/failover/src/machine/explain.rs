@@ -68,6 +68,10 @@ impl Machine {
             add("standby", follows.to_owned(), Some(evidence.in_sync_changed));
             add("lease", if evidence.lease_open { "open" } else { "not open" }.to_owned(), None);
         }
+        if self.config.witness {
+            let (value, at) = self.witness_fact();
+            add("witness", value, at);
+        }
         let moves = if self.hands_off() { "off" } else { "on" };
         add("automatic-moves", moves.to_owned(), None);
         facts

@@ -1,8 +1,8 @@
 //! What would happen if the peer fell silent now: the machine itself, run ahead on a copy.
 //!
 //! The copy lives through the coming seconds without a heartbeat. It is assumed that the targets go on
-//! answering as they do now, that nobody answers for the VIP, and that disk, address and application do what
-//! they are told at once. Nothing here is sent, written or started.
+//! answering as they do now, that nobody answers for the VIP, that the witness holds what it held last, and that
+//! disk, address, application and fence do what they are told at once. Nothing here is sent, written or started.
 
 use super::{Machine, Phase};
 use crate::action::{Action, Engine, Severity};
@@ -125,7 +125,8 @@ impl Ahead {
             self.tell(Event::TargetsMajority { sent_at: self.now, answered, of });
         }
         let majority = self.targets.is_some_and(|(answered, of)| answered * 2 > of);
-        if self.machine.evidence.lease_open && !majority && self.now >= self.lease_end {
+        let leans = majority && self.machine.may_lean();
+        if self.machine.evidence.lease_open && !leans && self.now >= self.lease_end {
             self.tell(Event::LeaseLapsed(Lapse::NoEvidence));
         }
         self.tell(Event::Tick);
@@ -168,8 +169,14 @@ impl Ahead {
                 Action::DeleteVip => self.due.push_back(Event::VipGone),
                 Action::StartApp => self.due.extend([Event::AppStarted, Event::AppHealthy]),
                 Action::StopApp | Action::KillApp => self.due.push_back(Event::AppStopped),
+                Action::AskWitness { number, claim } => {
+                    let answer = self.machine.foreseen_answer(claim);
+                    self.due.push_back(Event::WitnessAnswered { number, answer });
+                }
+                Action::FencePeer => self.due.push_back(Event::PeerFenced(Ok(()))),
                 Action::Engine(_)
                 | Action::RoundTripAlarm(_)
+                | Action::WitnessAlarm(_)
                 | Action::Question(_)
                 | Action::RenewAlone { .. }
                 | Action::ProbeTargets(_)

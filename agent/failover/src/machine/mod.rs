@@ -20,6 +20,7 @@ mod round_trip;
 mod standby;
 mod view;
 mod voice;
+mod witness;
 
 pub use explain::Fact;
 pub use forecast::{Forecast, Foreseen};
@@ -90,6 +91,10 @@ pub struct Config {
     pub solo_after: SoloAfter,
     /// The secondary hands back to a primary that has been in sync and fit for so long; `None`: the operator does.
     pub failback_after: Option<Duration>,
+    /// A witness decides between two nodes that do not hear each other.
+    pub witness: bool,
+    /// The standby powers the active off before it takes over.
+    pub fence: bool,
 }
 
 /// Where the machine is. Every phase knows what it waits for.
@@ -115,6 +120,7 @@ pub struct Machine {
     handed_out: bool,
     phase: Phase,
     evidence: Evidence,
+    witness: witness::Witness,
     sent_grant: SentGrant,
     voice: Option<Voice>,
     confirmed: u64,
@@ -146,6 +152,7 @@ impl Machine {
             handed_out: false,
             phase: Phase::Cold(cold_start::Cold::new()),
             evidence: Evidence::new(config.session, &config.timing, now),
+            witness: witness::Witness::default(),
             sent_grant: SentGrant::after_restart(now),
             voice: None,
             confirmed: 0,
@@ -245,6 +252,7 @@ impl Machine {
         }
         if self.next.is_none() {
             self.speak();
+            self.mind_witness();
         }
         self.judge_round_trip();
         let actions = std::mem::take(&mut self.out);

@@ -43,6 +43,20 @@ impl Machine {
                 self.evidence.vip = Some((sent_at, result));
                 self.note_phase(&event);
             }
+            Event::WitnessAnswered { number, answer } => self.on_answer(number, answer),
+            Event::PeerFenced(ref result) => {
+                match result {
+                    Ok(()) => self.log("fence", Severity::Warning, "the peer is confirmed off"),
+                    Err(why) => {
+                        self.log(
+                            "fence",
+                            Severity::Critical,
+                            format!("the peer is not confirmed off: {why}"),
+                        );
+                    }
+                }
+                self.note_phase(&event);
+            }
             Event::ForeignArp => self.evidence.foreign_at = Some(now),
             Event::Carrier { path, up } => {
                 if path == Path::Lan {

@@ -1,4 +1,4 @@
-//! Taking over: quiet, probe, durable intent, check again, durable claim, check again.
+//! Taking over: quiet, probe, durable intent, check again, witness, fence, durable claim, check again.
 //!
 //! From the first ping until the durable cancellation nothing is echoed. An intent is never an
 //! epoch. Any answer before the claim cancels; a failed check cancels durably. A claim after a
@@ -12,6 +12,7 @@ use crate::action::{Action, Severity, Voice};
 use crate::event::Event;
 use crate::state::PairState;
 use crate::table::{Peer, Vip};
+use crate::witness::Claim;
 use lockstep_wire::Intent;
 
 /// See the module.
@@ -25,6 +26,8 @@ pub(super) struct Promoting {
     pub(super) answered: bool,
     vip_probed: bool,
     pinged: bool,
+    /// The peer is confirmed off (true), or is not.
+    fenced: Option<bool>,
     /// What to go back to when the last check fails.
     before: Option<Box<PairState>>,
 }
@@ -51,6 +54,10 @@ enum Stage {
     Intended,
     /// VIP probes again.
     Reprobing,
+    /// The witness decides.
+    Deciding,
+    /// The peer is powered off.
+    Fencing,
     /// The claim goes to disk.
     Claimed,
     /// The cancellation goes to disk.
@@ -66,6 +73,7 @@ impl Promoting {
             answered: false,
             vip_probed: false,
             pinged: false,
+            fenced: None,
             before: None,
         }
     }
@@ -91,6 +99,7 @@ impl Promoting {
         match event {
             Event::VipProbed { .. } => self.vip_probed = true,
             Event::IntentPingsDone => self.pinged = true,
+            Event::PeerFenced(result) => self.fenced = Some(result.is_ok()),
             _ => {}
         }
     }
@@ -121,7 +130,9 @@ impl Machine {
                 self.act(Action::ProbeVip);
                 self.go(Promoting { stage: Stage::Reprobing, vip_probed: false, ..promoting })
             }
-            Stage::Reprobing => self.when_reprobed(&promoting),
+            Stage::Reprobing => self.when_reprobed(promoting),
+            Stage::Deciding => self.when_decided(promoting),
+            Stage::Fencing => self.when_fenced(&promoting),
             Stage::Claimed => self.when_claimed(&promoting),
             Stage::Cancelled => {
                 self.evidence.vip = None;
@@ -189,11 +200,64 @@ impl Machine {
         self.persist(state)
     }
 
-    fn when_reprobed(&mut self, promoting: &Promoting) -> bool {
-        if let Some(why) = self.objection(promoting) {
-            return self.cancel(promoting, why);
+    fn when_reprobed(&mut self, promoting: Promoting) -> bool {
+        if let Some(why) = self.objection(&promoting) {
+            return self.cancel(&promoting, why);
         }
-        if promoting.vip_probed { self.claim(promoting) } else { false }
+        if !promoting.vip_probed {
+            return false;
+        }
+        if !self.config.witness {
+            return self.fence(promoting);
+        }
+        self.forget_answer();
+        self.go(Promoting { stage: Stage::Deciding, ..promoting })
+    }
+
+    /// The witness is asked before the claim, never after: a claim that lost would be an epoch nobody gave.
+    fn when_decided(&mut self, promoting: Promoting) -> bool {
+        if let Some(why) = self.objection(&promoting) {
+            return self.cancel(&promoting, why);
+        }
+        let (from, to) = (self.state.epoch, self.state.epoch.next(self.config.node));
+        let forced = promoting.cause == Cause::Forced;
+        let claim = if forced { Claim::Force { epoch: to } } else { Claim::Take { from, to } };
+        match self.answer_to(claim) {
+            None => {
+                self.ask_witness(claim);
+                false
+            }
+            Some(won) if won || forced => self.fence(promoting),
+            Some(_) => {
+                self.cancel(&promoting, "the witness did not give this node the right, or was not reached")
+            }
+        }
+    }
+
+    fn fence(&mut self, promoting: Promoting) -> bool {
+        if !self.config.fence {
+            return self.claim(&promoting);
+        }
+        self.log("fence", Severity::Warning, "powering the peer off before this node takes over");
+        self.act(Action::FencePeer);
+        self.go(Promoting { stage: Stage::Fencing, fenced: None, ..promoting })
+    }
+
+    fn when_fenced(&mut self, promoting: &Promoting) -> bool {
+        let forced = promoting.cause == Cause::Forced;
+        match promoting.fenced {
+            None => false,
+            Some(true) => match self.objection(promoting) {
+                Some(why) => self.cancel(promoting, why),
+                None => self.claim(promoting),
+            },
+            // The operator has confirmed that it is off.
+            Some(false) if forced => self.claim(promoting),
+            Some(false) => {
+                self.on_fence_failed();
+                self.cancel(promoting, "the peer is not confirmed off")
+            }
+        }
     }
 
     /// What speaks against going on, at this moment.

@@ -9,7 +9,7 @@ use crate::event::Request;
 use crate::refusal::Refusal;
 use crate::state::Was;
 use crate::step::Step;
-use crate::table::Peer;
+use crate::table::{Peer, Tie};
 use crate::time::Time;
 
 impl Machine {
@@ -70,7 +70,8 @@ impl Machine {
             _ => {}
         }
         self.check_silence()?;
-        let by_grant = self.evidence.grant.is_valid(self.now) && !self.state.outdated;
+        let refused = accept_loss && self.tie() == Tie::Lost;
+        let by_grant = self.evidence.grant.is_valid(self.now) && !self.state.outdated && !refused;
         if !by_grant && !accept_loss {
             let at: Vec<String> =
                 self.evidence.positions.iter().map(|(name, at)| format!("{name} at {at}")).collect();

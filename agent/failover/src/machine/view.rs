@@ -24,6 +24,7 @@ impl Machine {
             wait_over: self.wait_over(),
             vip: evidence.vip(),
             grant: evidence.grant.is_valid(now) && !self.state.outdated,
+            tie: self.tie(),
             automatic: self.config.failover == FailoverType::Automatic,
             lease: evidence.lease_open,
             foreign: evidence.foreign_at.is_some_and(|at| now < at + FOREIGN),

@@ -94,6 +94,6 @@ impl Machine {
     }
 
     fn permit(&self, alone: bool) -> Permit {
-        Permit { epoch: self.state.epoch, opening: self.opening, alone }
+        Permit { epoch: self.state.epoch, opening: self.opening, alone, targets: self.may_lean() }
     }
 }

@@ -85,6 +85,19 @@ facet! {
     }
 }
 facet! {
+    /// What the witness, or the fence, said to the wish of this attempt.
+    Tie {
+        /// There is no witness.
+        Free,
+        /// It was not asked yet.
+        Unasked,
+        /// It gave this node the right.
+        Won,
+        /// It did not, or was not reached; or the peer could not be fenced.
+        Lost,
+    }
+}
+facet! {
     /// What to do.
     Verdict {
         /// Go on as you are.
@@ -93,6 +106,8 @@ facet! {
         Wait,
         /// Ask the network who has the VIP, and the peer whether it lives.
         Probe,
+        /// Ask the witness who has the right.
+        Arbitrate,
         /// Take over.
         Promote,
         /// Give the service to the standby, without loss (a switchover that nobody asked for).

@@ -9,6 +9,7 @@ const BASE: View = View {
     wait_over: false,
     vip: Vip::Unasked,
     grant: false,
+    tie: Tie::Free,
     automatic: false,
     lease: false,
     foreign: false,
@@ -45,14 +46,27 @@ fn every_view() -> Vec<View> {
             for n in 0..16 {
                 let (majority, wait_over, grant, automatic) =
                     (bits(n, 0), bits(n, 1), bits(n, 2), bits(n, 3));
-                views.push(View { who: Standby, peer, vip, majority, wait_over, grant, automatic, ..BASE });
+                for &tie in Tie::ALL {
+                    views.push(View {
+                        who: Standby,
+                        peer,
+                        vip,
+                        majority,
+                        wait_over,
+                        grant,
+                        tie,
+                        automatic,
+                        ..BASE
+                    });
+                }
             }
         }
     }
     for &was in WasKind::ALL {
         for &relation in Relation::ALL {
             for &vip in Vip::ALL {
-                for n in 0..16 {
+                for n in 0..64 {
+                    let tie = Tie::ALL[n as usize / 16];
                     let (majority, peer_solo, last_active, primary) =
                         (bits(n, 0), bits(n, 1), bits(n, 2), bits(n, 3));
                     views.push(View {
@@ -60,6 +74,7 @@ fn every_view() -> Vec<View> {
                         was,
                         relation,
                         vip,
+                        tie,
                         majority,
                         peer_solo,
                         last_active,
@@ -107,6 +122,7 @@ fn a_takeover_needs_silence_the_wait_a_majority_a_silent_vip_and_a_valid_grant()
         if row_for(&view).verdict == Promote {
             assert_eq!(view.peer, Peer::Nothing);
             assert!(view.wait_over && view.majority && view.grant && view.automatic);
+            assert_ne!(view.tie, Tie::Lost);
             assert_eq!(view.vip, Vip::Silent);
         }
     }

@@ -10,4 +10,5 @@ mod pulse;
 mod release;
 mod rig;
 mod silence;
+mod witness;
 mod words;

@@ -8,16 +8,20 @@ use lockstep_failover::{Action, Engine, Event, PairState, Role};
 /// Silence until the wait is over; then the probes are due.
 fn silent_standby() -> Rig {
     let mut rig = Rig::standby();
+    silent(&mut rig);
+    rig
+}
+
+pub(crate) fn silent(rig: &mut Rig) {
     rig.actions.clear();
     rig.wait(300);
     rig.wait(300);
     assert_eq!(rig.position(|action| *action == Action::ProbeVip), None, "the wait is not over");
     rig.wait(52);
     assert!(rig.position(|action| *action == Action::SendIntentPings).is_some());
-    rig
 }
 
-fn probed(rig: &mut Rig, result: lockstep_failover::event::VipProbe) {
+pub(crate) fn probed(rig: &mut Rig, result: lockstep_failover::event::VipProbe) {
     let sent_at = rig.now;
     rig.tell(Event::VipProbed { sent_at, result });
 }

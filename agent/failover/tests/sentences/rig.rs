@@ -38,6 +38,8 @@ impl Rig {
             release_timeout: Duration::from_secs(10),
             solo_after: SoloAfter::default(),
             failback_after: None,
+            witness: false,
+            fence: false,
         };
         change(&mut config);
         let machine = Machine::new(config, state, ms(1_000));
@@ -139,7 +141,11 @@ impl Rig {
 
     /// A standby in sync under a grant.
     pub(crate) fn standby() -> Self {
-        let mut rig = Self::new(Role::Secondary, PairState::new());
+        Self::standby_with(|_| {})
+    }
+
+    pub(crate) fn standby_with(change: impl Fn(&mut Config)) -> Self {
+        let mut rig = Self::configured(Role::Secondary, PairState::new(), change);
         rig.wait(100);
         for _ in 0..2 {
             rig.peer(|beat| {

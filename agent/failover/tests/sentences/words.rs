@@ -52,7 +52,7 @@ pub(crate) fn voice(at: Time) -> Voice {
     }
 }
 
-pub(crate) const PERMIT: Permit = Permit { epoch: EPOCH, opening: 1, alone: false };
+pub(crate) const PERMIT: Permit = Permit { epoch: EPOCH, opening: 1, alone: false, targets: true };
 
 pub(crate) fn open_lease(solo: bool) -> Lease {
     let mut lease = Lease::new(&timing());

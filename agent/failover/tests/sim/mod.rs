@@ -6,6 +6,7 @@
 
 mod engine;
 mod node;
+mod witness;
 
 pub use node::Node;
 
@@ -58,6 +59,11 @@ pub struct World {
     pub loss: u64,
     /// One message in so many comes much later; 0: none.
     pub late: u64,
+    /// The LAN is in two halves: both see their targets, none the other node.
+    pub lan_split: bool,
+    pub witness_cut: [bool; 2],
+    pub held: witness::Held,
+    strays: Vec<witness::Stray>,
     flying: Vec<Flying>,
     connected_since: Option<u64>,
     keys: u64,
@@ -71,8 +77,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, solo_after: SoloAfter) -> Self {
-        let node = |id, role| Node::new(id, role, seed, solo_after);
+    pub fn new(seed: u64, solo_after: SoloAfter, witness: bool) -> Self {
+        let node = |id, role| Node::new(id, role, seed, solo_after, witness);
         let nodes = [node(1, Role::Primary), node(2, Role::Secondary)];
         Self {
             tick: 0,
@@ -83,6 +89,10 @@ impl World {
             lan_in_cut: [false; 2],
             loss: 0,
             late: 200,
+            lan_split: false,
+            witness_cut: [false; 2],
+            held: witness::Held::default(),
+            strays: Vec::new(),
             flying: Vec::new(),
             connected_since: None,
             keys: 0,
@@ -112,7 +122,7 @@ impl World {
     pub fn passes(&self, path: Path, from: usize) -> bool {
         match path {
             Path::Direct => !self.direct_cut[from],
-            Path::Lan => !self.lan_out_cut[from] && !self.lan_in_cut[1 - from],
+            Path::Lan => !self.lan_split && !self.lan_out_cut[from] && !self.lan_in_cut[1 - from],
         }
     }
 
@@ -125,6 +135,8 @@ impl World {
         self.lan_out_cut = [false; 2];
         self.lan_in_cut = [false; 2];
         self.loss = 0;
+        self.lan_split = false;
+        self.witness_cut = [false; 2];
     }
 
     pub fn holders(&self) -> Vec<usize> {
@@ -141,6 +153,7 @@ impl World {
         }
         self.link();
         self.probes();
+        self.witness();
         for n in 0..2 {
             self.run_machine(n);
         }

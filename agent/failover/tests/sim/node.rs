@@ -1,5 +1,6 @@
 //! One node of the world: disk, kernel (address, guard), heartbeat thread, agent.
 
+use super::witness::Question;
 use super::{Chance, TICK_US, at};
 use lockstep_failover::event::VipProbe;
 use lockstep_failover::{
@@ -59,11 +60,15 @@ pub struct Node {
     pub failover: FailoverType,
     pub solo_after: SoloAfter,
     pub failback_after: Option<Duration>,
+    pub witness: bool,
+    pub question: Option<Question>,
+    /// Of a killed agent: it may still be carried out.
+    pub orphan: Option<Question>,
     fast: bool,
 }
 
 impl Node {
-    pub fn new(id: u64, role: Role, seed: u64, solo_after: SoloAfter) -> Self {
+    pub fn new(id: u64, role: Role, seed: u64, solo_after: SoloAfter, witness: bool) -> Self {
         let mut chance = Chance(seed ^ id);
         let mut node = Self {
             id,
@@ -94,6 +99,9 @@ impl Node {
             failover: FailoverType::Automatic,
             solo_after,
             failback_after: None,
+            witness,
+            question: None,
+            orphan: None,
             fast: seed.is_multiple_of(2),
         };
         node.power_on(0);
@@ -104,6 +112,10 @@ impl Node {
     pub fn local(&self, us: u64) -> Time {
         let drift = us as i64 * self.drift_ppm / 1_000_000;
         at((self.offset_us + us).saturating_add_signed(drift))
+    }
+
+    pub fn later(&mut self, tick: u64, event: Event) {
+        self.effects.push((tick, event));
     }
 
     pub fn runs(&self) -> bool {
@@ -169,6 +181,7 @@ impl Node {
         self.commands.clear();
         self.effects.clear();
         self.vip_probe = None;
+        self.orphan = self.question.take();
         self.pings = None;
         self.thread_due = Time::default();
         self.announced = false;
@@ -181,7 +194,8 @@ impl Node {
         self.sessions += 1;
         let session = SessionId(self.id * 1_000 + self.sessions);
         let now = self.local(now_us);
-        let timing = Profile::Default.timing();
+        let limit = if self.witness { Question::LIMIT } else { Duration::ZERO };
+        let timing = Profile::Default.timing().with_arbitration(limit);
         let config = Config {
             node: NodeId(self.id),
             session,
@@ -193,6 +207,8 @@ impl Node {
             release_timeout: Duration::from_secs(10),
             solo_after: self.solo_after,
             failback_after: self.failback_after,
+            witness: self.witness,
+            fence: false,
         };
         let state = PairState::from_text(&self.disk.to_text()).expect("what was written reads back");
         self.agent = Some((Machine::new(config, state, now), Pulse::new(session, timing, now)));
@@ -384,7 +400,12 @@ impl Node {
                     self.effects.push((if self.fast { soon } else { soon + 5 }, Event::AppHealthy));
                 }
                 Action::StopApp | Action::KillApp => self.effects.push((soon, Event::AppStopped)),
+                Action::AskWitness { number, claim } => {
+                    self.question = Some(Question::new(number, claim, soon));
+                }
+                Action::FencePeer => self.effects.push((soon, Event::PeerFenced(Err("none here".into())))),
                 Action::RoundTripAlarm(_)
+                | Action::WitnessAlarm(_)
                 | Action::Question(_)
                 | Action::ProbeTargets(_)
                 | Action::Announce
