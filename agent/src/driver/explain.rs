@@ -4,6 +4,7 @@ use super::decide::now;
 use super::pair::Pair;
 use crate::control::{Failure, FailureCode, Why};
 use crate::events::Event;
+use lockstep_failover::Fact;
 
 /// Looked through for decisions: other events stand between them.
 const EVENTS: u32 = 400;
@@ -25,13 +26,15 @@ pub(super) async fn why(pair: &Pair) -> Result<Why, Failure> {
     let status = machine.status();
     let at = now();
     let lease = pair.gauges.lease_end().map(|end| end.since(at)).filter(|left| !left.is_zero());
+    let mut facts = machine.facts(at);
+    facts.push(Fact { name: "silences".into(), value: pair.gauges.silences(at).advice(), age_ms: None });
     Ok(Why {
         pair: pair.config.id.to_string(),
         state: status.state,
         epoch: status.epoch.to_string(),
         row: status.row.to_owned(),
         sentence: machine.sentence().to_owned(),
-        facts: machine.facts(at),
+        facts,
         lease_ms_left: lease.map(|left| left.as_millis() as u64),
         if_peer_fell_silent: machine.forecast(at),
         question: status.question,

@@ -105,7 +105,11 @@ fn heartbeats(pair: &Pair) -> Heartbeats {
             mean_rtt_ms: pair.gauges.mean_round_trip(path).map(|rtt| rtt.as_secs_f64() * 1000.0),
         }
     };
-    Heartbeats { direct: pair.config.direct.as_ref().map(|_| of(Path::Direct)), lan: of(Path::Lan) }
+    Heartbeats {
+        direct: pair.config.direct.as_ref().map(|_| of(Path::Direct)),
+        lan: of(Path::Lan),
+        silences: pair.gauges.silences(now()),
+    }
 }
 
 fn lag_ms(data: &EngineStatus) -> Option<u64> {

@@ -5,10 +5,13 @@
 //! by a bounded channel and an eventfd ([`Heart`]) and hears of everything by [`Event`]s, in the
 //! order in which it happened. What is said and permitted is the failover machine's.
 
+mod gaps;
 mod priority;
 pub mod seal;
 mod socket;
 mod thread;
+
+pub use gaps::{Count, Gaps, Silences};
 
 use crate::effects::guard::{Guard, GuardError};
 use lockstep_engine::link::HeartbeatKeys;
@@ -103,6 +106,8 @@ pub struct Gauges {
     refused: AtomicU64,
     /// Longest stall of the thread, microseconds.
     longest_stall_us: AtomicU64,
+    /// How long the peer was silent between two words.
+    gaps: Gaps,
 }
 
 impl Gauges {
@@ -134,6 +139,11 @@ impl Gauges {
     pub fn counts(&self) -> (u64, u64, u64) {
         let load = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
         (load(&self.sent), load(&self.taken), load(&self.refused))
+    }
+
+    /// How long the peer was silent between two words, counted until `now`.
+    pub fn silences(&self, now: Time) -> Silences {
+        self.gaps.silences(now)
     }
 
     /// The longest time the thread did not run when it should have.

@@ -197,6 +197,7 @@ impl Beating {
         let now = Self::now();
         self.gauges.taken.fetch_add(1, Ordering::Relaxed);
         self.gauges.heard_us[path as usize].store(at.as_us(), Ordering::Relaxed);
+        self.gauges.gaps.heard(heartbeat.session, at);
         self.measure(socket, &heartbeat, at);
         if let Some(answer) = self.pulse.on_received(&heartbeat, at, now) {
             self.send(&answer, Some(socket));

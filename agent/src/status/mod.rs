@@ -15,6 +15,7 @@ pub use tree::{StuckStatus, TreeState, TreeStatus};
 use crate::{
     config::Role,
     events::{Alarm, Event},
+    heartbeat::Silences,
 };
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +112,9 @@ pub struct Heartbeats {
     pub direct: Option<HeartbeatStatus>,
     /// Over the clients' network.
     pub lan: HeartbeatStatus,
+    /// How long the peer was silent between two words since the agent's start.
+    #[serde(default)]
+    pub silences: Silences,
 }
 
 /// One heartbeat path.

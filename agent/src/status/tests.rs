@@ -86,7 +86,11 @@ pub(crate) fn full() -> Status {
         waiting_why: Some("3 commits wait until the standby is back".into()),
         vip: vec!["10.0.0.10/24".into()],
         lease_ms_left: Some(480),
-        heartbeat: Heartbeats { direct: Some(beat.clone()), lan: HeartbeatStatus { up: false, ..beat } },
+        heartbeat: Heartbeats {
+            direct: Some(beat.clone()),
+            lan: HeartbeatStatus { up: false, ..beat },
+            silences: Silences::default(),
+        },
         databases: vec![database],
         trees: vec![tree],
         io_backend: "uring".into(),
