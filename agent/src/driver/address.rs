@@ -65,7 +65,8 @@ struct Address {
     guard: Guard,
     /// The address should be there; its lifetime is renewed.
     wanted: bool,
-    /// When the lifetime was last renewed, CLOCK_BOOTTIME.
+    /// When it was last looked at, and its lifetime last renewed, CLOCK_BOOTTIME.
+    looked_us: u64,
     renewed_us: u64,
     /// When the announcing began and how many were sent.
     announcing: Option<(u64, u32)>,
@@ -83,6 +84,7 @@ pub(super) fn start(config: AddressConfig) -> anyhow::Result<mpsc::Sender<Task>>
         guard: Guard::install(&config.pair, &vips, &config.interface)?,
         config,
         wanted: false,
+        looked_us: 0,
         renewed_us: 0,
         announcing: None,
     };
@@ -97,9 +99,11 @@ impl Address {
         loop {
             match tasks.recv_timeout(self.next_due()) {
                 Ok(task) => self.carry_out(task),
-                Err(RecvTimeoutError::Timeout) => self.on_time(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            // Also after a task: while this node serves alone, one comes with every heartbeat.
+            self.on_time();
         }
     }
 
@@ -117,8 +121,10 @@ impl Address {
             self.announcing = Some((began_us, done + 1));
             self.announce();
         }
-        if self.wanted {
-            let due = boottime_us() >= self.renewed_us + LIFETIME_RENEWAL.as_micros() as u64;
+        let now_us = boottime_us();
+        if self.wanted && now_us >= self.looked_us + LOOK.as_micros() as u64 {
+            self.looked_us = now_us;
+            let due = now_us >= self.renewed_us + LIFETIME_RENEWAL.as_micros() as u64;
             if self.put_back() || due {
                 self.renew_lifetime();
                 self.mend_guard();
@@ -239,5 +245,49 @@ impl Address {
 
     fn failed(&self, error: &dyn std::error::Error) {
         self.config.queue.event(Event::EffectFailed(error.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::testnet::Namespace;
+    use std::time::Instant;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_lifetime_is_renewed_also_while_every_heartbeat_asks_for_an_announcement() {
+        let (node, _peer) = Namespace::two();
+        let vip = Vip { address: [10, 0, 0, 10].into(), prefix: 24 };
+        let (queue, _events) = EventQueue::new();
+        let config = AddressConfig {
+            pair: "main".parse().expect("a name"),
+            interface: "eth0".into(),
+            vips: vec![vip],
+            gauges: Arc::default(),
+            queue,
+        };
+        node.run(|| {
+            let tasks = start(config).expect("CAP_NET_ADMIN");
+            let mut addresses = VipAddresses::open().expect("netlink");
+            tasks.send(Task::Add).expect("it runs");
+            let deadline = Instant::now() + PATIENCE;
+            let mut least_s = u32::MAX;
+            loop {
+                tasks.send(Task::AnnounceOnce).expect("it runs");
+                std::thread::sleep(LOOK / 5);
+                let found = addresses.state("eth0", vip.address).expect("reads");
+                let Some(found) = found else {
+                    assert_eq!(least_s, u32::MAX, "the kernel took the address away");
+                    continue;
+                };
+                if found.valid_s > least_s {
+                    return;
+                }
+                least_s = found.valid_s;
+                assert!(Instant::now() < deadline, "never renewed");
+            }
+        });
     }
 }
