@@ -5,6 +5,7 @@ use crate::lease::Permit;
 use crate::time::Time;
 use crate::witness::Claim;
 use lockstep_wire::{Epoch, Intent};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// How much a log line matters.
@@ -149,4 +150,13 @@ pub struct Voice {
     pub silent_when_deaf: bool,
     /// The right to hold the lease.
     pub permit: Option<Permit>,
+}
+
+/// Of what is said; the revision only tells one voice from the next.
+impl Hash for Voice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.at, self.epoch, self.active, self.solo, self.outdated, self.grant).hash(state);
+        (self.intent, self.intent_counter, self.solo_commits, self.echo).hash(state);
+        (self.silent_when_deaf, self.permit, self.fit, self.hands_off).hash(state);
+    }
 }

@@ -10,7 +10,7 @@ use crate::time::Time;
 use std::time::Duration;
 
 /// What was heard of the peer, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Detector {
     heard: [Option<Time>; 2],
     announced: Option<Time>,

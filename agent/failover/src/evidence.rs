@@ -12,6 +12,7 @@ use crate::table::{Peer, Vip};
 use crate::time::Time;
 use lockstep_wire::{Epoch, Heartbeat, Position, SessionId};
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// The peer's newest word.
@@ -23,8 +24,18 @@ pub struct Word {
     pub at: Time,
 }
 
+impl Word {
+    /// Hashes what it decides at a node of `session`: its words, and which moment of ours it echoes.
+    fn hash_for<H: Hasher>(&self, session: SessionId, state: &mut H) {
+        let said = &self.heartbeat;
+        let echoed = (said.echo_session == session.0).then(|| Time::from_us(said.echo_sent_us));
+        (self.at, echoed, said.epoch(), said.active, said.solo, said.outdated).hash(state);
+        (said.grant_us, said.intent, said.intent_counter, said.fit, said.hands_off).hash(state);
+    }
+}
+
 /// The newest round of target probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Majority {
     /// When it was sent.
     pub sent_at: Time,
@@ -82,6 +93,19 @@ pub struct Evidence {
     pub solo_commits: u64,
     /// Positions.
     pub positions: BTreeMap<String, Position>,
+}
+
+/// Of what decides; see `machine/alike.rs` for what is left out.
+impl Hash for Evidence {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.detector, self.grant, self.echoed, self.majority).hash(state);
+        if let Some(word) = &self.word {
+            word.hash_for(self.session, state);
+        }
+        (self.vip, self.foreign_at, self.engine_in_sync, self.in_sync_changed).hash(state);
+        (self.copy_complete, self.lease_open, self.app_failed, self.permit_old).hash(state);
+        (self.app_failed_at, self.disk_fault.is_some(), self.lan_carrier, self.majority_lost).hash(state);
+    }
 }
 
 impl Evidence {

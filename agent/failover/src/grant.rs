@@ -10,7 +10,7 @@ use lockstep_wire::{Epoch, Heartbeat, SessionId};
 use std::time::Duration;
 
 /// What the standby holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct ReceivedGrant {
     until: Option<Time>,
 }
@@ -50,7 +50,7 @@ impl ReceivedGrant {
 }
 
 /// The active's view: the last grant it may have sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SentGrant {
     last_sent: Time,
 }

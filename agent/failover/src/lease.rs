@@ -12,7 +12,7 @@ use lockstep_wire::{Epoch, Heartbeat, Intent, SessionId};
 use std::time::Duration;
 
 /// The machine's permission to hold the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Permit {
     /// Only under this epoch.
     pub epoch: Epoch,
@@ -36,7 +36,7 @@ pub enum Lapse {
 }
 
 /// The lease of one node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub struct Lease {
     length: Duration,
     silence: Duration,
@@ -48,7 +48,8 @@ pub struct Lease {
     probe: Option<Time>,
     renewed_by_probe: bool,
     heard: Option<Time>,
-    intent_seen: bool,
+    /// Counter of the newest epoch the peer is known to intend; 0: none.
+    intent_seen: u64,
     higher_seen: bool,
     foreign_until: Time,
     peer_outdated: bool,
@@ -70,7 +71,7 @@ impl Lease {
             probe: None,
             renewed_by_probe: false,
             heard: None,
-            intent_seen: false,
+            intent_seen: 0,
             higher_seen: false,
             foreign_until: Time::default(),
             peer_outdated: false,
@@ -125,9 +126,9 @@ impl Lease {
     fn note_words(&mut self, heartbeat: &Heartbeat, session: SessionId, epoch: Epoch, is_newest: bool) {
         if heartbeat.intent == Intent::Promote as i32 && heartbeat.intent_counter > epoch.counter {
             // A late intent bars as well: only a newer word takes it back.
-            self.intent_seen = true;
+            self.intent_seen = self.intent_seen.max(heartbeat.intent_counter);
         } else if is_newest {
-            self.intent_seen = false;
+            self.intent_seen = 0;
         }
         if !is_newest {
             return;
@@ -159,8 +160,10 @@ impl Lease {
 
     /// R2's end at `now`, if there is evidence and nothing forbids it.
     fn alone_end(&self, now: Time) -> Option<Time> {
-        let permitted = self.permit.is_some_and(|(permit, _)| permit.targets);
-        let barred = !permitted || self.intent_seen || self.higher_seen || now < self.foreign_until;
+        let (permit, _) = self.permit?;
+        // An epoch of our own that is as high was claimed afterwards, on the operator's word that the peer is off.
+        let intended = self.intent_seen > permit.epoch.counter;
+        let barred = !permit.targets || intended || self.higher_seen || now < self.foreign_until;
         let quiet = self.heard.is_none_or(|heard| now >= heard + self.silence);
         let outdated = self.solo && self.peer_outdated;
         let after = |probe: &Time| self.heard.is_none_or(|heard| *probe > heard);

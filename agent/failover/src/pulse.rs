@@ -9,6 +9,7 @@ use crate::lease::{Judgement, Lapse, Lease};
 use crate::profile::{PERMIT_AGE, Timing};
 use crate::time::Time;
 use lockstep_wire::{Heartbeat, SessionId};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// Former sessions of the peer whose late datagrams are ignored.
@@ -39,6 +40,15 @@ struct Newest {
     at: Time,
 }
 
+/// The peer's moment as an `i128`, as [`Time`] is a `u128`: a model checker's hasher takes it relative
+/// to the peer's present.
+impl Hash for Newest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_i128(i128::from(self.sent_us));
+        self.at.hash(state);
+    }
+}
+
 /// One node's heartbeat.
 #[derive(Debug, Clone, Copy)]
 pub struct Pulse {
@@ -51,6 +61,13 @@ pub struct Pulse {
     former: [u64; FORMER_SESSIONS],
     next_beat: Time,
     started: Time,
+}
+
+/// Of all that decides what it will do: not of sessions and sequence numbers, which only grow.
+impl Hash for Pulse {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.voice, self.lease, self.newest, self.next_beat, self.started).hash(state);
+    }
 }
 
 impl Pulse {
@@ -81,14 +98,24 @@ impl Pulse {
     }
 
     /// Is this datagram of a former life of the peer? Then it is dropped before anything else.
-    pub fn is_stale(&self, heartbeat: &Heartbeat) -> bool {
+    ///
+    /// `by_last_key`: it was not opened by the key of the present data connection, but by the one before.
+    /// Every life of the peer begins with a connection of its own, so what speaks under the last key for
+    /// another session than the one heard last is of a life that is over. Taken for a new one, a late
+    /// datagram of it would make the present life a former one, never to be heard again.
+    pub fn is_stale(&self, heartbeat: &Heartbeat, by_last_key: bool) -> bool {
+        let is_other = self.newest.is_some_and(|newest| newest.session != heartbeat.session);
+        self.is_former(heartbeat) || (by_last_key && is_other)
+    }
+
+    fn is_former(&self, heartbeat: &Heartbeat) -> bool {
         heartbeat.session == 0 || self.former.contains(&heartbeat.session)
     }
 
     /// A heartbeat came in (and was queued for the machine). The answer, if one is due, goes out
     /// at once on the same path.
     pub fn on_received(&mut self, heartbeat: &Heartbeat, at: Time, now: Time) -> Option<Heartbeat> {
-        if self.is_stale(heartbeat) {
+        if self.is_former(heartbeat) {
             return None;
         }
         let is_newest = match self.newest {

@@ -28,7 +28,7 @@ pub enum Was {
 }
 
 /// One epoch in the history of the data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The epoch that began.
     pub epoch: Epoch,
@@ -37,7 +37,7 @@ pub struct Fork {
 }
 
 /// The durable state of one pair on one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PairState {
     /// The newest epoch this node claimed or accepted.
     pub epoch: Epoch,

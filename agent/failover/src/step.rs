@@ -14,7 +14,7 @@ pub enum Step {
 }
 
 /// Actions that wait for a state to be on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use = "the machine decides nothing before Event::Persisted"]
 pub struct Pending {
     pub(crate) state: PairState,

@@ -168,6 +168,12 @@ impl Opener {
         self.current.as_ref().map(|current| current.id)
     }
 
+    /// Was `datagram` sealed by the key before the current one? Means something once it is opened.
+    pub fn is_by_last_key(&self, datagram: &[u8]) -> bool {
+        let id = datagram.first_chunk::<HEADER_BYTES>().map(|header| header_fields(header).0);
+        self.last.as_ref().is_some_and(|last| Some(last.id) == id)
+    }
+
     /// Opens `datagram` in place and returns the plain heartbeat, each counter once.
     ///
     /// # Errors
@@ -268,7 +274,9 @@ mod tests {
         let mut second = Sealer::new(2, &[8; 32]);
         opener.add_key(2, &[8; 32]);
         opener.open(&mut sealed(&mut first, b"old")).expect("the last key");
+        assert!(opener.is_by_last_key(&sealed(&mut first, b"old")));
         opener.open(&mut sealed(&mut second, b"new")).expect("the current key");
+        assert!(!opener.is_by_last_key(&sealed(&mut second, b"new")));
         opener.add_key(3, &[9; 32]);
         assert_eq!(opener.open(&mut sealed(&mut first, b"older")), Err(SealError::UnknownKey(1)));
         assert_eq!(opener.key_id(), Some(3));

@@ -181,9 +181,12 @@ impl Beating {
     }
 
     fn take(&mut self, socket: usize, length: usize, at: Time) {
+        let datagram = self.buffer.get(..length).unwrap_or_default();
+        let by_last_key = self.opener.is_by_last_key(datagram);
         let opened = self.buffer.get_mut(..length).and_then(|datagram| self.opener.open(datagram).ok());
         let heartbeat = opened.and_then(|plain| Heartbeat::from_plain(plain).ok());
-        let Some(heartbeat) = heartbeat.filter(|heartbeat| !self.pulse.is_stale(heartbeat)) else {
+        let Some(heartbeat) = heartbeat.filter(|heartbeat| !self.pulse.is_stale(heartbeat, by_last_key))
+        else {
             self.gauges.refused.fetch_add(1, Ordering::Relaxed);
             return;
         };

@@ -19,7 +19,7 @@ use lockstep_wire::Intent;
 const FOREIGN_ROW: &str = "13a";
 
 /// See the module.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Hash)]
 pub(super) struct Active {
     standing: Standing,
     /// What the durable claim to commits alone means for the standby.
@@ -28,7 +28,7 @@ pub(super) struct Active {
     both_since: Option<Time>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Hash)]
 enum Standing {
     /// Started in sync, the standby has not connected yet; nothing granted in this life.
     Waiting { since: Time },

@@ -16,7 +16,7 @@ use crate::witness::Claim;
 use lockstep_wire::Epoch;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(super) struct Cold {
     stage: Stage,
     /// No judgement that we are alone before.
@@ -24,7 +24,7 @@ pub(super) struct Cold {
     probing: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 enum Stage {
     /// For `Leftovers`.
     Starting,

@@ -7,6 +7,7 @@
 //! facts are noted and nothing is decided.
 
 mod active;
+mod alike;
 mod cold_start;
 mod explain;
 mod forecast;
@@ -98,7 +99,7 @@ pub struct Config {
 }
 
 /// Where the machine is. Every phase knows what it waits for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 enum Phase {
     Cold(cold_start::Cold),
     Standby(standby::Standby),

@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::time::Time;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(super) struct Opening {
     /// The lease may open by the targets alone.
     pub(super) alone: bool,
@@ -24,7 +24,7 @@ pub(super) struct Opening {
     failed: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     Data,
     Address,

@@ -16,7 +16,7 @@ use crate::witness::Claim;
 use lockstep_wire::Intent;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(super) struct Promoting {
     cause: Cause,
     /// A cancelled attempt goes back to following, or to the cold-start table.
@@ -32,7 +32,7 @@ pub(super) struct Promoting {
     before: Option<Box<PairState>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Cause {
     /// Silence, by ourselves under a grant.
     Silence,
@@ -44,7 +44,7 @@ enum Cause {
     Release,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// The heartbeat thread stops echoing.
     Quiet,
@@ -135,7 +135,10 @@ impl Machine {
             Stage::Fencing => self.when_fenced(&promoting),
             Stage::Claimed => self.when_claimed(&promoting),
             Stage::Cancelled => {
-                self.evidence.vip = None;
+                if self.evidence.vip() == Vip::Silent {
+                    self.evidence.vip = None;
+                }
+                // Who answers for the VIP stays known for a while: the table holds, and asks again later.
                 if promoting.followed { self.go(Standby::new()) } else { self.go(Cold::idle()) }
             }
         }

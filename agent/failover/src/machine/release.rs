@@ -15,7 +15,7 @@ use crate::time::Time;
 use lockstep_wire::Intent;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub(super) struct Releasing {
     stage: Stage,
     since: Time,
@@ -28,7 +28,7 @@ pub(super) struct Releasing {
     failed: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// The application stops.
     Stopping,

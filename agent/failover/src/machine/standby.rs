@@ -16,7 +16,7 @@ const WISH: Duration = Duration::from_secs(10);
 const PROBE_AGE: Duration = Duration::from_secs(1);
 
 /// See the module.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Hash)]
 pub(super) struct Standby {
     /// The operator asked here for a switchover.
     wish_until: Option<Time>,

@@ -9,6 +9,7 @@ use crate::table::Tie;
 use crate::time::Time;
 use crate::witness::{Answer, Claim, Register};
 use lockstep_wire::Epoch;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// The register is looked at this often: for the alarm, and for what is left to take back.
@@ -38,6 +39,14 @@ pub(super) struct Witness {
     alarm: bool,
     /// The standby's fence did not confirm that the peer is off.
     unfenced_at: Option<Time>,
+}
+
+/// The number only tells one question from the next, and failures count as far as they alarm.
+impl Hash for Witness {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.asked, self.answered_at, self.answer, self.won, self.unleaning_since).hash(state);
+        (self.holds, self.failed.min(2), self.alarm, self.unfenced_at).hash(state);
+    }
 }
 
 impl Machine {

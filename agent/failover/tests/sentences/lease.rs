@@ -1,8 +1,8 @@
 //! What renews the lease, and what does not.
 
-use crate::words::{OURS, PERMIT, from_peer, ms, open_lease, timing};
-use lockstep_failover::{Judgement, Lapse, Lease};
-use lockstep_wire::{Heartbeat, Intent};
+use crate::words::{EPOCH, OURS, PERMIT, from_peer, ms, open_lease, timing};
+use lockstep_failover::{Judgement, Lapse, Lease, Permit};
+use lockstep_wire::{Epoch, Heartbeat, Intent};
 
 #[test]
 fn the_lease_ends_with_the_newest_echoed_heartbeat_and_not_with_its_receipt() {
@@ -70,5 +70,20 @@ fn a_solo_active_beside_an_outdated_standby_is_extended_by_the_majority() {
         lease.on_majority_probe(ms(1_410));
         let _ = lease.judge(ms(1_420));
         assert_eq!(lease.lease_end(), Some(end));
+    }
+}
+
+#[test]
+fn an_intent_bars_the_majority_only_until_this_node_has_claimed_as_high_an_epoch() {
+    let intent =
+        Heartbeat { intent: Intent::Promote as i32, intent_counter: 2, echo_session: 0, ..from_peer(2, 0) };
+    for (counter, judged) in [(1, Judgement::Shut), (2, Judgement::Opened)] {
+        let mut lease = Lease::new(&timing());
+        lease.on_received(&intent, OURS, ms(1_000), true);
+        // Promoted, or forced by the operator after the peer was switched off.
+        let epoch = Epoch { counter, ..EPOCH };
+        lease.on_permit(Some(Permit { epoch, alone: true, ..PERMIT }), true, ms(2_000));
+        lease.on_majority_probe(ms(2_010));
+        assert_eq!(lease.judge(ms(2_020)), judged);
     }
 }

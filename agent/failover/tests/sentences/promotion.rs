@@ -81,11 +81,17 @@ fn any_answer_cancels_a_promotion_durably() {
 #[test]
 fn whoever_answers_for_the_vip_stops_a_takeover() {
     use lockstep_failover::event::VipProbe;
-    for result in [VipProbe::PeerMac, VipProbe::ForeignMac] {
+    for (result, row) in [(VipProbe::PeerMac, "12"), (VipProbe::ForeignMac, "13b")] {
         let mut rig = silent_standby();
         probed(&mut rig, result);
         rig.tell(Event::IntentPingsDone);
         assert_eq!((rig.machine.state().epoch, rig.machine.state().intent), (EPOCH, None));
+        assert_eq!(rig.machine.status().row, row, "it holds and says why");
+        rig.actions.clear();
+        rig.wait(900);
+        assert_eq!(rig.position(|action| *action == Action::ProbeVip), None, "it does not ask without end");
+        rig.wait(100);
+        assert!(rig.position(|action| *action == Action::ProbeVip).is_some(), "it asks again after a second");
     }
 }
 

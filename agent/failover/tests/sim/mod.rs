@@ -202,7 +202,8 @@ impl World {
             let node = &mut self.nodes[message.to];
             if node.powered && node.accepts(message.key) {
                 let at = node.local(at);
-                node.socket.push((message.path, message.heartbeat, at));
+                let by_last_key = message.key != node.key;
+                node.socket.push((message.path, message.heartbeat, at, by_last_key));
             }
         }
     }

@@ -46,7 +46,8 @@ pub struct Node {
     agent: Option<(Machine, Pulse)>,
     pub engine: Data,
     pub inbox: Vec<Event>,
-    pub socket: Vec<(Path, Heartbeat, Time)>,
+    /// With each whether it was sealed by the key before the present one.
+    pub socket: Vec<(Path, Heartbeat, Time, bool)>,
     commands: Vec<Command>,
     persisting: Option<(u64, Pending)>,
     effects: Vec<(u64, Event)>,
@@ -229,8 +230,8 @@ impl Node {
         }
         let Some((_, pulse)) = &mut self.agent else { return Vec::new() };
         let mut sent = Vec::new();
-        for (path, heartbeat, received_at) in self.socket.drain(..) {
-            if pulse.is_stale(&heartbeat) {
+        for (path, heartbeat, received_at, by_last_key) in self.socket.drain(..) {
+            if pulse.is_stale(&heartbeat, by_last_key) {
                 continue;
             }
             self.inbox.push(Event::HeartbeatReceived { path, heartbeat, received_at });
