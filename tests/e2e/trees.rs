@@ -302,6 +302,81 @@ fn what_a_node_changed_alone_is_kept_when_it_comes_back() {
     pair.end("b");
 }
 
+/// `lockstep verify` of the tree on `a`: exit code and answer.
+fn verify(pair: &Pair, options: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let done = pair.verb("a", &[&["verify", "files", "--json"], options].concat());
+    let answer = serde_json::from_slice(&done.stdout);
+    let answer: serde_json::Value = answer.unwrap_or_else(|error| panic!("{error}: {done:?}"));
+    (done.status.code(), answer[0].clone())
+}
+
+fn what(answer: &serde_json::Value, path: &str) -> String {
+    let differing = answer["differing"].as_array().expect("a list");
+    let one = differing.iter().find(|one| one["path"] == path);
+    one.map_or_else(String::new, |one| one["what"].as_str().expect("a word").to_owned())
+}
+
+#[test]
+fn verify_tells_changes_from_rot_on_the_standby_and_repairs_both() {
+    use std::os::unix::fs::FileExt;
+    let pair = Pair::up(&["--tree"]);
+    fill(&root(&pair, "a"), "first");
+    until_acknowledged(&pair, "a");
+    for options in [&[][..], &["--deep"]] {
+        let (code, answer) = verify(&pair, options);
+        assert_eq!((code, &answer["tree"]), (Some(0), &"files".into()), "{answer}");
+        assert!(
+            answer["entries"].as_u64() > Some(50) && answer["differing"] == serde_json::json!([]),
+            "{answer}"
+        );
+    }
+    let there = root(&pair, "b").join("first");
+    std::fs::write(there.join("deep/3"), "by somebody").expect("it is there");
+    std::fs::remove_file(there.join("deep/4")).expect("it is there");
+    std::fs::write(there.join("only-there"), "by somebody").expect("a file");
+    let large = std::fs::File::options().write(true).open(there.join("large")).expect("it is there");
+    let time = large.metadata().and_then(|metadata| metadata.modified()).expect("it has one");
+    large.write_all_at(b"rot", 1 << 20).expect("it can be written");
+    large.set_modified(time).expect("it is ours");
+    let (code, answer) = verify(&pair, &["--deep"]);
+    assert_eq!(code, Some(1), "{answer}");
+    for (path, expected) in [
+        ("first/deep/3", "changed"),
+        ("first/deep/4", "missing"),
+        ("first/only-there", "extra"),
+        ("first/large", "rotten-standby"),
+    ] {
+        assert_eq!(what(&answer, path), expected, "{path}: {answer}");
+    }
+    assert_eq!(
+        (&answer["rotten_standby_paths"], &answer["repaired_paths"]),
+        (&1.into(), &0.into()),
+        "{answer}"
+    );
+    pair.until("an event that says so", || {
+        pair.events("a", 0).iter().any(|event| event.kind == "tree.differs")
+    });
+    let (code, answer) = verify(&pair, &["--deep", "--repair"]);
+    let differed = answer["drifted_paths"].as_u64().expect("a number") + 1;
+    assert_eq!((code, answer["repaired_paths"].as_u64()), (Some(1), Some(differed)), "{answer}");
+    assert_eq!(verify(&pair, &["--deep"]).0, Some(0));
+    assert_eq!(differences(&pair, "a", "b"), "");
+    let refused = pair.verb("b", &["verify", "files"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not active"), "{refused:?}");
+    pair.end("a");
+}
+
+#[test]
+fn verify_under_load_finds_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pair = Pair::with_app(&churning_app(&dir.path().join("pause"), 17), &["--tree"]);
+    for options in [&[][..], &["--deep"], &["--deep"]] {
+        let (code, answer) = verify(&pair, options);
+        assert_eq!(code, Some(0), "{answer}");
+    }
+    pair.end("a");
+}
+
 fn alarm(pair: &Pair, node: &str, words: &str) -> bool {
     pair.status(node).is_some_and(|pair| pair.alarms.iter().any(|alarm| alarm.sentence.contains(words)))
 }

@@ -1,7 +1,7 @@
 //! Verbs run in this process, against files and a real socket.
 
 use super::*;
-use crate::control::{Answer, Done, Failure, FailureCode, VerifiedDatabase};
+use crate::control::{Answer, Done, Failure, FailureCode, Verified, VerifiedDatabase};
 use clap::CommandFactory;
 use std::{
     io::{BufRead, BufReader, Write},
@@ -111,7 +111,7 @@ fn answers_of_the_agent_become_exit_codes() {
     let error = |code| Some(Answer::Error(Failure::new(code, "no: do something else")));
     let verified = |repaired_pages| {
         let database = VerifiedDatabase { database: "orders".into(), pages: 9, repaired_pages };
-        Some(Answer::Verified(vec![database]))
+        Some(Answer::Verified(vec![Verified::Database(database)]))
     };
     let cases = vec![
         ("switchover", done(true), Exit::Done),

@@ -1,9 +1,9 @@
-//! `verify`: every page compared with what the standby's disk holds, now and at full speed.
+//! `verify`: every page, and every entry of the trees, compared with what the standby's disk holds.
 
 use super::{Exit, print_json, put, show};
 use crate::{
     config::Paths,
-    control::{Answer, Request, VerifiedDatabase},
+    control::{Answer, Request, Verified, VerifiedDatabase},
 };
 use anyhow::bail;
 use clap::Args;
@@ -18,12 +18,21 @@ use std::{
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lockstep verify\n  lockstep verify orders --timeout-s 600\n\
-    Runs on the active node, beside everything else. What differs is sent to the standby again.\n\
-    Exits with 0 when all pages were equal, with 1 when some had to be repaired or it failed.")]
+#[command(after_help = "Examples:\n  lockstep verify\n  lockstep verify orders --timeout-s 600\n  \
+    lockstep verify uploads --deep --repair\n\
+    Runs on the active node, beside everything else. Pages of a database that differ are sent to the standby\n\
+    again; of a tree only with --repair. Exits with 0 when all was equal, with 1 when something differed or it\n\
+    failed.")]
 pub(super) struct VerifyArgs {
-    /// Name of a database; all of the pair, if left out.
+    /// Name of a database or tree; all of the pair, if left out.
+    #[arg(value_name = "NAME")]
     database: Option<String>,
+    /// Trees: read the content of every file on both nodes, past the page cache.
+    #[arg(long)]
+    deep: bool,
+    /// Trees: send again what differs on the standby.
+    #[arg(long)]
+    repair: bool,
     /// The pair; needed only where this node has several.
     #[arg(long)]
     pair: Option<String>,
@@ -38,7 +47,8 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: VerifyArgs, paths: &Paths) -> anyhow::Result<Exit> {
     let timeout = Duration::from_secs(args.timeout_s);
     let progress = (!args.json && std::io::stderr().is_terminal()).then(|| show_progress(paths));
-    let request = Request::Verify { pair: args.pair, database: args.database };
+    let request =
+        Request::Verify { pair: args.pair, database: args.database, deep: args.deep, repair: args.repair };
     let answer = show::answer(paths, &request, timeout);
     drop(progress);
     match answer? {
@@ -46,17 +56,27 @@ pub(super) fn run(args: VerifyArgs, paths: &Paths) -> anyhow::Result<Exit> {
             if args.json {
                 print_json(&verified)?;
             } else {
-                verified.iter().try_for_each(|database| put(&line(database)))?;
+                verified.iter().try_for_each(|one| put(&line(one)))?;
             }
-            let equal = verified.iter().all(|database| database.repaired_pages == 0);
+            let equal = verified.iter().all(is_equal);
             Ok(if equal { Exit::Done } else { Exit::Failed })
         }
         other => bail!("expected the end of it, found {other:?}: is the agent of another version?"),
     }
 }
 
-fn line(verified: &VerifiedDatabase) -> String {
-    let VerifiedDatabase { database, pages, repaired_pages } = verified;
+fn is_equal(verified: &Verified) -> bool {
+    match verified {
+        Verified::Database(database) => database.repaired_pages == 0,
+        Verified::Tree(tree) => tree.is_equal(),
+    }
+}
+
+fn line(verified: &Verified) -> String {
+    let VerifiedDatabase { database, pages, repaired_pages } = match verified {
+        Verified::Database(database) => database,
+        Verified::Tree(tree) => return tree.sentence() + "\n",
+    };
     match repaired_pages {
         0 => format!("{database}: {pages} pages are equal on both nodes\n"),
         _ => format!(

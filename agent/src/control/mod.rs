@@ -13,8 +13,8 @@ mod tests;
 
 pub use ask::{AskError, ask};
 pub use protocol::{
-    Answer, Done, Failure, FailureCode, MAX_WAIT_MS, Operation, OperationKind, Request, SnapshotRequest,
-    VerifiedDatabase, VerifyRequest, WaitRequest,
+    Answer, DifferingPath, Done, Failure, FailureCode, MAX_WAIT_MS, Operation, OperationKind, Request,
+    SnapshotRequest, Verified, VerifiedDatabase, VerifiedTree, VerifyRequest, WaitRequest,
 };
 pub use report::{DrillMove, Drilled, Why};
 pub use server::{BindError, bind, group, serve};
@@ -55,9 +55,6 @@ pub trait AgentHandle: Send + Sync + 'static {
     /// Writes a sound copy of a database.
     fn snapshot(&self, request: SnapshotRequest) -> impl Future<Output = Result<Done, Failure>> + Send;
 
-    /// Compares every page with the standby's disk; what differs is put right.
-    fn verify(
-        &self,
-        request: VerifyRequest,
-    ) -> impl Future<Output = Result<Vec<VerifiedDatabase>, Failure>> + Send;
+    /// Compares every page, and the trees, with the standby's disk.
+    fn verify(&self, request: VerifyRequest) -> impl Future<Output = Result<Vec<Verified>, Failure>> + Send;
 }

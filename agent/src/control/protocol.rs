@@ -124,8 +124,14 @@ pub enum Request {
     Verify {
         /// Null: the only one.
         pair: Option<String>,
-        /// Its name; null: all of the pair.
+        /// Name of a database or tree; null: all of the pair.
         database: Option<String>,
+        /// Trees: read the content of every file on both nodes.
+        #[serde(default)]
+        deep: bool,
+        /// Trees: send again what differs.
+        #[serde(default)]
+        repair: bool,
     },
 }
 
@@ -172,8 +178,88 @@ pub struct SnapshotRequest {
 pub struct VerifyRequest {
     /// None: the only one.
     pub pair: Option<PairId>,
-    /// None: all of the pair.
-    pub database: Option<DatabaseName>,
+    /// A database or a tree; None: all of the pair.
+    pub name: Option<DatabaseName>,
+    /// Trees: read the content of every file on both nodes.
+    pub deep: bool,
+    /// Trees: send again what differs.
+    pub repair: bool,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Verified {
+    /// A database.
+    Database(VerifiedDatabase),
+    /// A file tree.
+    Tree(VerifiedTree),
+}
+
+/// A file tree that was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedTree {
+    /// Its name.
+    pub tree: String,
+    /// Entries that the standby has by the active's index.
+    pub entries: u64,
+    /// Every file was read on both nodes.
+    pub deep: bool,
+    /// Paths that somebody changed, made or removed on the standby.
+    pub drifted_paths: u64,
+    /// Files of which the standby's disk holds other bytes, with nothing else changed.
+    pub rotten_standby_paths: u64,
+    /// Files of which the active's own disk holds other bytes than were sent, with nothing else changed.
+    pub rotten_active_paths: u64,
+    /// Of all these, paths that are equal now.
+    pub repaired_paths: u64,
+    /// The first of them, sorted.
+    pub differing: Vec<DifferingPath>,
+}
+
+impl VerifiedTree {
+    /// Nothing differed.
+    pub fn is_equal(&self) -> bool {
+        self.drifted_paths + self.rotten_standby_paths + self.rotten_active_paths == 0
+    }
+
+    /// What came of it, for people.
+    pub fn sentence(&self) -> String {
+        let Self { tree, entries, drifted_paths, rotten_standby_paths, rotten_active_paths, .. } = self;
+        if self.is_equal() {
+            let how = if self.deep { ", every file read on both" } else { "" };
+            return format!("tree {tree}: {entries} entries are equal on both nodes{how}");
+        }
+        let first: Vec<String> =
+            self.differing.iter().take(3).map(|one| format!("{} ({})", one.path, one.what)).collect();
+        let mut sentence = format!(
+            "tree {tree}: {drifted_paths} paths were changed on the standby, {rotten_standby_paths} files are rotten on its disk, {rotten_active_paths} on this node's; first {}",
+            first.join(", ")
+        );
+        let there = drifted_paths + rotten_standby_paths;
+        match self.repaired_paths {
+            0 if there > 0 => sentence.push_str(": `lockstep verify --repair` sends them again"),
+            0 => {}
+            repaired => {
+                sentence.push_str(&format!("; {repaired} of {there} were sent again and are equal now"));
+            }
+        }
+        if *rotten_active_paths > 0 {
+            sentence.push_str(
+                "; restore the files of this node from the standby or a backup, and check its disk",
+            );
+        }
+        sentence
+    }
+}
+
+/// A path that differed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferingPath {
+    /// Below the root; bytes that are no plain text are escaped.
+    pub path: String,
+    /// `missing`, `extra` or `changed` on the standby; `rotten-standby`, `rotten-active`.
+    pub what: String,
 }
 
 /// A database whose pages were all compared.
@@ -266,7 +352,7 @@ pub enum Answer {
     /// To `Events`.
     Events(Vec<Event>),
     /// To `Verify`.
-    Verified(Vec<VerifiedDatabase>),
+    Verified(Vec<Verified>),
     /// To `Why`.
     Why(Box<Why>),
     /// To `Drill`.

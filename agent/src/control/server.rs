@@ -229,10 +229,10 @@ async fn perform<H: AgentHandle>(request: Request, handle: &H, operator: bool) -
             }
             handle.snapshot(SnapshotRequest { pair, database, file }).await.map(Answer::Done)
         }
-        Request::Verify { pair, database } => {
+        Request::Verify { pair, database, deep, repair } => {
             let pair = name(pair, FailureCode::Pair)?;
-            let database = name(database, FailureCode::Database)?;
-            handle.verify(VerifyRequest { pair, database }).await.map(Answer::Verified)
+            let name = name(database, FailureCode::Database)?;
+            handle.verify(VerifyRequest { pair, name, deep, repair }).await.map(Answer::Verified)
         }
     }
 }

@@ -91,9 +91,9 @@ impl AgentHandle for FakeAgent {
         Ok(Done { sentence: format!("{}", request.file.display()), in_sync: true })
     }
 
-    async fn verify(&self, request: VerifyRequest) -> Result<Vec<VerifiedDatabase>, Failure> {
-        let name = request.database.map_or_else(|| "all".into(), |name| name.to_string());
-        Ok(vec![VerifiedDatabase { database: name, pages: 1, repaired_pages: 0 }])
+    async fn verify(&self, request: VerifyRequest) -> Result<Vec<Verified>, Failure> {
+        let name = request.name.map_or_else(|| "all".into(), |name| name.to_string());
+        Ok(vec![Verified::Database(VerifiedDatabase { database: name, pages: 1, repaired_pages: 0 })])
     }
 }
 

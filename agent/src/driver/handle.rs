@@ -2,14 +2,15 @@
 
 use super::pair::Pair;
 use super::{drill, engine_mode, explain, facts};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{
-    AgentHandle, Done, Drilled, Failure, FailureCode, Operation, OperationKind, SnapshotRequest,
+    AgentHandle, Done, Drilled, Failure, FailureCode, Operation, OperationKind, SnapshotRequest, Verified,
     VerifiedDatabase, VerifyRequest, WaitRequest, Why,
 };
 use crate::events::Event;
 use crate::status::Status;
 use lockstep_client::Acknowledged;
+use lockstep_engine::files::ship::VerifyHow;
 use lockstep_engine::pair::{self as engine, Command};
 use lockstep_failover::{Refusal, Request, status::State};
 use lockstep_wire::PairId;
@@ -166,25 +167,22 @@ impl AgentHandle for Agent {
         }
     }
 
-    async fn verify(&self, request: VerifyRequest) -> Result<Vec<VerifiedDatabase>, Failure> {
+    async fn verify(&self, request: VerifyRequest) -> Result<Vec<Verified>, Failure> {
         let pair = self.pair(request.pair.as_ref())?;
-        let all = pair.config.databases.iter().map(|d| d.name.clone());
-        let chosen: Vec<_> = all.filter(|d| request.database.as_ref().is_none_or(|one| one == d)).collect();
-        if let (Some(name), true) = (&request.database, chosen.is_empty()) {
-            let sentence = format!("database {name} is not in pair {}", pair.config.id);
-            return Err(Failure::new(FailureCode::Database, sentence));
-        }
+        let wanted = |name: &str| request.name.as_ref().is_none_or(|one| one.as_str() == name);
+        let databases = pair.config.databases.iter().filter(|d| wanted(d.name.as_str()));
+        let trees = pair.config.trees.iter().filter(|t| wanted(t.name.as_str()));
         let mut verified = Vec::new();
-        for database in chosen {
-            let (reply, answer) = oneshot::channel();
-            pair.engine.command(Command::Verify { database: database.clone(), reply }).await;
-            let engine::Verified { pages, repaired } = match answer.await {
-                Ok(Ok(done)) => done,
-                Ok(Err(sentence)) => return Err(Failure::new(FailureCode::Standby, sentence)),
-                Err(_) => return Err(stopping()),
-            };
-            let database = database.to_string();
-            verified.push(VerifiedDatabase { database, pages, repaired_pages: repaired });
+        for database in databases {
+            verified.push(Verified::Database(verify_database(pair, database).await?));
+        }
+        for tree in trees {
+            let how = VerifyHow { deep: request.deep, repair: request.repair };
+            verified.push(Verified::Tree(super::trees::verify(pair, tree, how).await?));
+        }
+        if let (Some(name), true) = (&request.name, verified.is_empty()) {
+            let sentence = format!("pair {} has no database or tree {name}", pair.config.id);
+            return Err(Failure::new(FailureCode::Database, sentence));
         }
         Ok(verified)
     }
@@ -216,6 +214,17 @@ pub(super) async fn switch_over(pair: &Pair) -> Result<Done, Failure> {
     let answer = pair.queue.request(Request::Switchover).await.map_err(|_| stopping())?;
     answer.map_err(|refusal| refused(&refusal))?;
     await_end(pair, was_active).await
+}
+
+async fn verify_database(pair: &Pair, database: &config::Database) -> Result<VerifiedDatabase, Failure> {
+    let (reply, answer) = oneshot::channel();
+    pair.engine.command(Command::Verify { database: database.name.clone(), reply }).await;
+    let engine::Verified { pages, repaired } = match answer.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(sentence)) => return Err(Failure::new(FailureCode::Standby, sentence)),
+        Err(_) => return Err(stopping()),
+    };
+    Ok(VerifiedDatabase { database: database.name.to_string(), pages, repaired_pages: repaired })
 }
 
 /// After a planned move the other node follows at once; waits a little for it.

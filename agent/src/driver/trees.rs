@@ -1,10 +1,12 @@
 //! The file trees of a pair as the operator sees them: for the status, and as alarms.
 
 use super::pair::Pair;
+use crate::control::{DifferingPath, Failure, FailureCode, VerifiedTree};
 use crate::events::Severity;
 use crate::status::{StuckStatus, TreeState, TreeStatus};
-use lockstep_engine::files::ship::{self, StuckPath};
-use lockstep_engine::pair::{EngineStatus, STUCK_PATIENCE};
+use lockstep_engine::files::ship::{self, Difference, StuckPath, VerifyHow};
+use lockstep_engine::pair::{Command, EngineStatus, STUCK_PATIENCE};
+use tokio::sync::oneshot;
 
 /// All trees of the configuration, whatever the data path does.
 pub(super) fn statuses(pair: &Pair, data: &EngineStatus) -> Vec<TreeStatus> {
@@ -50,6 +52,49 @@ fn status(path: &str, tree: ship::TreeStatus, active: bool) -> TreeStatus {
 fn stuck(stuck: &StuckPath) -> StuckStatus {
     let (path, reason) = (stuck.path.to_string(), stuck.reason.clone());
     StuckStatus { path, reason, age_s: stuck.since.elapsed().as_secs() }
+}
+
+/// Compares a tree with what the standby's disk holds.
+pub(super) async fn verify(
+    pair: &Pair,
+    tree: &crate::config::Tree,
+    how: VerifyHow,
+) -> Result<VerifiedTree, Failure> {
+    let (reply, answer) = oneshot::channel();
+    pair.engine.command(Command::VerifyTree { tree: tree.name.clone(), how, reply }).await;
+    let verified = match answer.await {
+        Ok(Ok(verified)) => verified,
+        Ok(Err(sentence)) => return Err(Failure::new(FailureCode::Standby, sentence)),
+        Err(_) => return Err(super::handle::stopping()),
+    };
+    let differing = verified
+        .differing
+        .iter()
+        .map(|(path, what)| DifferingPath { path: path.to_string(), what: word(*what).to_owned() });
+    let verified = VerifiedTree {
+        tree: tree.name.to_string(),
+        entries: verified.entries,
+        deep: how.deep,
+        drifted_paths: verified.drifted,
+        rotten_standby_paths: verified.rotten_there,
+        rotten_active_paths: verified.rotten_here,
+        repaired_paths: verified.repaired,
+        differing: differing.collect(),
+    };
+    if !verified.is_equal() {
+        pair.queue.note(true, "tree.differs", verified.sentence());
+    }
+    Ok(verified)
+}
+
+fn word(what: Difference) -> &'static str {
+    match what {
+        Difference::Missing => "missing",
+        Difference::Extra => "extra",
+        Difference::Changed => "changed",
+        Difference::RottenThere => "rotten-standby",
+        Difference::RottenHere => "rotten-active",
+    }
 }
 
 /// An alarm that a tree has, or has not, now.

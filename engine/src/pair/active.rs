@@ -16,6 +16,7 @@ use super::thread::{Input, Inputs};
 use super::trees::ServedTrees;
 use super::{EngineConfig, board::CommitBoards, boot::boot};
 use crate::capture::{Capture, CaptureCommand, CaptureEvent};
+use crate::files::ship::{TreeVerified, VerifyHow};
 use lockstep_wire::{
     Ack, Databases, Epoch, FileAttributes, ForkPages, FrameNo, Message, MirrorState, PageHashes, Position,
     Rewound, WalGeneration,
@@ -30,6 +31,9 @@ const CAPTURE_RETRY: Duration = Duration::from_millis(100);
 
 /// What answers a waiter.
 pub(super) type WaitReply = oneshot::Sender<Result<Acknowledged, String>>;
+
+/// What answers who wanted a tree compared.
+pub(super) type TreeVerifyReply = oneshot::Sender<Result<TreeVerified, String>>;
 
 /// Bytes of ACLs and labels beside the names of databases: half of what the message may have. What is beyond is
 /// told when a copy of its database begins.
@@ -588,6 +592,19 @@ impl Active {
         };
         database.scrub.borrow_mut().verify(reply, Instant::now());
         database.scrub_wake.notify_one();
+    }
+
+    /// Somebody wants a tree compared.
+    pub(super) fn verify_tree(&self, name: &str, how: VerifyHow, reply: TreeVerifyReply) {
+        let answer = match self.trees.verify(name, how) {
+            Ok(answer) => answer,
+            Err(sentence) => return drop(reply.send(Err(sentence))),
+        };
+        tokio::task::spawn_local(async move {
+            let ended = || Err("the tree's thread has ended: try again".to_owned());
+            // Whoever asked may have gone.
+            let _ = reply.send(answer.await.unwrap_or_else(|_| ended()));
+        });
     }
 
     /// Writes a copy of the live database, through SQLite, to a new file.

@@ -35,10 +35,10 @@ pub use status::{CopyProgress, DatabaseState, DatabaseStatus, EngineStatus, Equa
 pub use thread::Engine;
 pub use trees::STUCK_PATIENCE;
 
-use crate::files::ship::TreeConfig;
+use crate::files::ship::{TreeConfig, TreeVerified, VerifyHow};
 use crate::link::{HeartbeatKeys, Identity, LinkConfig, Path};
 use crate::storage::BackendChoice;
-use lockstep_wire::{DatabaseName, Epoch};
+use lockstep_wire::{DatabaseName, Epoch, TreeName};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +161,15 @@ pub enum Command {
         database: DatabaseName,
         /// What came of it, or one sentence why there will be no answer. Waits for a standby that is away.
         reply: oneshot::Sender<Result<Verified, String>>,
+    },
+    /// Active: compare a file tree with what the standby's disk holds.
+    VerifyTree {
+        /// The tree.
+        tree: TreeName,
+        /// How.
+        how: VerifyHow,
+        /// What came of it, or one sentence why it could not be compared.
+        reply: oneshot::Sender<Result<TreeVerified, String>>,
     },
     /// Let go of everything and end the thread.
     Stop(oneshot::Sender<()>),

@@ -293,6 +293,10 @@ impl DataThread {
                 Role::Active(active) => active.verify(database.as_str(), reply),
                 _ => drop(reply.send(Err("this node is not active: verify on the node that serves".into()))),
             },
+            Command::VerifyTree { tree, how, reply } => match &self.role {
+                Role::Active(active) => active.verify_tree(tree.as_str(), how, reply),
+                _ => drop(reply.send(Err("this node is not active: verify on the node that serves".into()))),
+            },
             Command::Stop(_) => unreachable!("handled by the loop"),
         }
     }

@@ -9,14 +9,14 @@ use super::thread::Inputs;
 use super::whole::Whole;
 use crate::files::index::Store;
 use crate::files::rules::Rules;
-use crate::files::ship::{Shipper, TreeConfig, TreeState, TreeStatus};
+use crate::files::ship::{Shipper, TreeConfig, TreeState, TreeStatus, TreeVerified, VerifyHow};
 use lockstep_wire::{Message, Trees};
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Messages between a tree's thread and the link; one is half a millisecond at 1 Gbit/s, or a large one 4 ms.
 const QUEUE: usize = 2;
@@ -233,6 +233,24 @@ impl ServedTrees {
             }
         });
         futures_util::future::join_all(each).await;
+    }
+
+    /// Begins to compare a tree with what the standby's disk holds.
+    ///
+    /// # Errors
+    /// There is no such tree, or it cannot be sent.
+    pub(super) fn verify(
+        &self,
+        name: &str,
+        how: VerifyHow,
+    ) -> Result<oneshot::Receiver<Result<TreeVerified, String>>, String> {
+        let tree = self.trees.iter().find(|tree| tree.status().name.as_str() == name);
+        let tree = tree.ok_or_else(|| format!("tree {name} is not configured in this pair"))?;
+        match (&tree.shipper, tree.status().state) {
+            (_, TreeState::Stopped(why)) => Err(format!("tree {name}: {why}")),
+            (Ok(shipper), _) => Ok(shipper.verify(how)),
+            (Err(_), _) => Err(format!("tree {name} is not being sent")),
+        }
     }
 
     /// For the status.

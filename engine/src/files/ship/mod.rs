@@ -5,6 +5,7 @@
 //! way to the standby nothing is in the index on disk until the standby says that it is durable.
 
 mod answers;
+mod asked;
 mod barrier;
 mod batch;
 mod brake;
@@ -16,9 +17,11 @@ mod reconcile;
 mod shared;
 mod stuck;
 mod thread;
+mod verify;
 
 pub use shared::{Notices, Shipper, TreeState, TreeStatus};
 pub use stuck::StuckPath;
+pub use verify::{Difference, TreeVerified, VerifyHow};
 
 use lockstep_wire::TreeName;
 use std::path::PathBuf;

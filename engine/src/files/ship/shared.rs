@@ -3,6 +3,7 @@
 use super::TreeConfig;
 use super::stuck::StuckPath;
 use super::thread::Tree;
+use super::verify::{Ask, TreeVerified, VerifyHow, verify};
 use crate::files::rules::Rules;
 use crate::files::watch::{Dirty, Listener};
 use lockstep_wire::{Message, TreeAck, TreeAnnounced, TreeListing, TreeName};
@@ -27,6 +28,8 @@ pub(super) enum Input {
     Listing(TreeListing),
     /// Somebody waits until everything that happened so far is on the standby's disk.
     Barrier(oneshot::Sender<Result<(), String>>),
+    /// A verification needs something.
+    Verify(Ask),
 }
 
 pub(super) struct State {
@@ -52,8 +55,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, input: Input) {
-        self.lock().inputs.push_back(input);
+    pub(super) fn tell(&self, input: Input) {
+        let mut state = self.lock();
+        // Nobody will answer any more, and whoever waits is told by the end of his channel.
+        if !state.stop {
+            state.inputs.push_back(input);
+        }
+        drop(state);
         self.wake.notify_all();
     }
 }
@@ -159,6 +167,8 @@ impl TreeStatus {
 pub struct Shipper {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    root: PathBuf,
+    rules: Arc<Rules>,
 }
 
 impl Shipper {
@@ -187,9 +197,10 @@ impl Shipper {
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
         let name = format!("tree-{}", config.name);
-        let tree = Tree::new(config, rules, index, fresh, shared.clone(), notices);
+        let (root, rules) = (config.root.clone(), Arc::new(rules));
+        let tree = Tree::new(config, rules.clone(), index, fresh, shared.clone(), notices);
         let thread = std::thread::Builder::new().name(name).spawn(move || tree.run())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), root, rules })
     }
 
     /// How it is announced to a standby.
@@ -233,6 +244,16 @@ impl Shipper {
     pub fn barrier(&self) -> oneshot::Receiver<Result<(), String>> {
         let (reply, answer) = oneshot::channel();
         self.shared.tell(Input::Barrier(reply));
+        answer
+    }
+
+    /// Compares the tree with what the standby's disk holds; answers what differed, or why it could not be compared.
+    pub fn verify(&self, how: VerifyHow) -> oneshot::Receiver<Result<TreeVerified, String>> {
+        let (reply, answer) = oneshot::channel();
+        let (shared, root, rules) = (self.shared.clone(), self.root.clone(), self.rules.clone());
+        // Without a thread the reply is dropped. It ends by itself when the tree's thread does.
+        let run = move || drop(reply.send(verify(shared, &root, rules, how)));
+        drop(std::thread::Builder::new().name("verify-tree".into()).spawn(run));
         answer
     }
 

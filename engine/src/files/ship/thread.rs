@@ -1,5 +1,6 @@
 //! A tree's thread: waits for marks, for the standby's answers and for time to pass, and does one round after another.
 
+use super::asked::Askers;
 use super::barrier::Barrier;
 use super::batch::{FLIGHTS_MAX, Session, Stop};
 use super::gather::Gather;
@@ -81,6 +82,7 @@ pub(super) struct Tree {
     /// Files that this round could not read.
     pub(super) unread: HashSet<NodeId>,
     pub(super) barriers: Vec<Barrier>,
+    pub(super) askers: Askers,
     sweep: Sweep,
     brake: brake::Brake,
     /// The brake has stopped this tree, and it is tried again then.
@@ -115,7 +117,7 @@ pub(super) struct Count {
 impl Tree {
     pub(super) fn new(
         config: TreeConfig,
-        rules: Rules,
+        rules: Arc<Rules>,
         index: PathBuf,
         fresh: bool,
         shared: Arc<Shared>,
@@ -125,7 +127,7 @@ impl Tree {
         let brake = brake::Brake::new(config.delete_max_percent);
         Self {
             config,
-            rules: Arc::new(rules),
+            rules,
             index,
             fresh,
             shared,
@@ -149,6 +151,7 @@ impl Tree {
             resting: BTreeMap::new(),
             unread: HashSet::new(),
             barriers: Vec::new(),
+            askers: Askers::new(),
             sweep: Sweep { due: now + SWEEP_EVERY, began: None, took: Duration::ZERO, suspect: false },
             brake,
             brake_retry: None,
@@ -239,6 +242,7 @@ impl Tree {
         self.session = None;
         self.failures = Failures::default();
         self.reconcile = None;
+        self.askers.clear();
         for barrier in self.barriers.drain(..) {
             barrier.answer(Err("the standby went away".to_owned()));
         }
@@ -268,6 +272,9 @@ impl Tree {
             }
             Input::Ack(ack) => self.ack(&ack),
             Input::Listing(listing) => {
+                if self.answered_asker(&listing) {
+                    return Ok(());
+                }
                 let Some(reconcile) = &mut self.reconcile else { return Ok(()) };
                 match reconcile.answer(&listing, &self.rules) {
                     Ok(true) => self.ask(),
@@ -283,6 +290,7 @@ impl Tree {
                 self.barrier(reply);
                 Ok(())
             }
+            Input::Verify(ask) => self.asked(ask),
         }
     }
 
