@@ -193,7 +193,7 @@ fn every_fault_may_be_made_twice_and_one_that_cannot_be_made_says_why() {
     let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&status), ["nodes", "url", "vip"]);
     assert_eq!(keys(&status["nodes"]), ["a", "b"]);
-    assert_eq!(keys(&status["nodes"]["b"]), ["addresses", "databases", "power", "state_dir"]);
+    assert_eq!(keys(&status["nodes"]["b"]), ["addresses", "databases", "power", "state_dir", "trees"]);
     assert_eq!(
         (&status["nodes"]["a"]["power"], &status["nodes"]["b"]["power"]),
         (&"on".into(), &"off".into())
