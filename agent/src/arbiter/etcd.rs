@@ -58,6 +58,8 @@ pub enum WitnessError {
 pub struct Witness {
     http: ureq::Agent,
     settings: Settings,
+    /// How long one endpoint may take: the others must have their turn.
+    each: Duration,
     password: Option<String>,
     token: Option<String>,
     /// The endpoint that answered last.
@@ -108,7 +110,6 @@ impl Witness {
     pub fn new(settings: Settings) -> Result<Self, WitnessError> {
         let each = settings.timeout / u32::try_from(settings.endpoints.len()).unwrap_or(1).max(1);
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(each))
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
@@ -116,7 +117,14 @@ impl Witness {
             .build();
         let password = settings.password_file.as_deref().map(read).transpose()?;
         let password = password.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
-        Ok(Self { http: ureq::Agent::new_with_config(config), settings, password, token: None, first: 0 })
+        Ok(Self {
+            http: ureq::Agent::new_with_config(config),
+            settings,
+            each,
+            password,
+            token: None,
+            first: 0,
+        })
     }
 
     /// Asks, and answers within the configured time.
@@ -227,12 +235,11 @@ impl Witness {
         if left.is_zero() {
             return Err(WitnessError::Timeout(self.settings.timeout.as_millis()));
         }
-        let each: Duration = self.http.config().timeouts().global.unwrap_or(left);
         let mut request = self.http.post(format!("{}/v3/{path}", self.settings.endpoints[at]));
         if let Some(token) = &self.token {
             request = request.header("Authorization", token);
         }
-        let request = request.config().timeout_global(Some(each.min(left))).build();
+        let request = request.config().timeout_global(Some(self.each.min(left))).build();
         let mut answer = request.send_json(body).map_err(|error| failed(error.to_string()))?;
         let bytes = answer.body_mut().with_config().limit(BODY_MAX_BYTES).read_to_vec();
         Ok((answer.status().as_u16(), bytes.map_err(|error| failed(error.to_string()))?))

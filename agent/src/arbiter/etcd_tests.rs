@@ -46,20 +46,24 @@ impl Etcd {
     }
 
     fn settings(&self) -> Settings {
-        Settings {
-            endpoints: vec![self.url.clone()],
-            key: "/lockstep/test".into(),
-            timeout: Duration::from_secs(5),
-            ca: None,
-            certificate: None,
-            private_key: None,
-            user: None,
-            password_file: None,
-        }
+        settings(&self.url)
     }
 
     fn witness(&self) -> Witness {
         until_reached(self.settings())
+    }
+}
+
+fn settings(url: &str) -> Settings {
+    Settings {
+        endpoints: vec![url.to_owned()],
+        key: "/lockstep/test".into(),
+        timeout: Duration::from_secs(5),
+        ca: None,
+        certificate: None,
+        private_key: None,
+        user: None,
+        password_file: None,
     }
 }
 
@@ -181,16 +185,7 @@ fn a_stranger_that_speaks_http_is_no_witness() {
             let _ = stream.write_all(text.as_bytes());
         }
     });
-    let settings = Settings {
-        endpoints: vec![url],
-        key: "k".into(),
-        timeout: Duration::from_secs(5),
-        ca: None,
-        certificate: None,
-        private_key: None,
-        user: None,
-        password_file: None,
-    };
+    let settings = settings(&url);
     for expected in ["something else than etcd", "404: what"] {
         let answer = Witness::new(settings.clone()).expect("settings").ask(Claim::Look);
         assert!(matches!(&answer, Answer::Unreachable(why) if why.contains(expected)), "{answer:?}");

@@ -14,8 +14,10 @@ use lockstep_failover::SoloAfter;
 use lockstep_wire::PairId;
 use std::{
     collections::HashSet,
+    fmt::Display,
     hash::Hash,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -56,6 +58,11 @@ impl Faults {
     /// How many faults were noted so far.
     pub(super) fn count(&self) -> usize {
         self.found.len()
+    }
+
+    /// What `text` names; notes a fault when that is no such name.
+    pub(super) fn name<T: FromStr<Err: Display>>(&mut self, key: String, text: &str) -> Option<T> {
+        text.parse().map_err(|error| self.add(key, format!("{error}"), "give it such a name")).ok()
     }
 
     /// Notes each value that occurs twice.
@@ -119,11 +126,7 @@ fn check_node(raw: &RawNode, faults: &mut Faults) -> Node {
 fn check_pair(raw: &RawPair, index: usize, profile: Profile, faults: &mut Faults) -> Option<Pair> {
     let key = |name: &str| format!("pair \"{}\" {name}", raw.id);
     let before = faults.found.len();
-    let id: Option<PairId> = raw
-        .id
-        .parse()
-        .map_err(|e| faults.add(format!("pair[{index}] id"), format!("{e}"), "give it such a name"))
-        .ok();
+    let id: Option<PairId> = faults.name(format!("pair[{index}] id"), &raw.id);
     let commit_mode = check_commit_mode(raw.commit_mode.as_deref(), key("commit_mode"), faults);
     let peer_fingerprint =
         check_fingerprint(raw.peer_fingerprint.as_deref(), key("peer_fingerprint"), faults);

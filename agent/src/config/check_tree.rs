@@ -32,11 +32,7 @@ pub(super) fn trees(raw: &RawPair, databases: &[Database], faults: &mut Faults) 
 fn tree(raw: &RawTree, pair: &RawPair, faults: &mut Faults) -> Option<Tree> {
     let key = format!("pair \"{}\" tree \"{}\"", pair.id, raw.name);
     let before = faults.count();
-    let name = raw
-        .name
-        .parse()
-        .map_err(|e| faults.add(format!("{key} name"), format!("{e}"), "give it such a name"))
-        .ok();
+    let name = faults.name(format!("{key} name"), &raw.name);
     let secondary = raw.secondary.as_ref().unwrap_or(&raw.primary);
     root(&raw.primary, &format!("{key} primary"), faults);
     if raw.secondary.is_some() {

@@ -31,11 +31,7 @@ pub(super) fn databases(raw: &[RawDatabase], pair: &str, faults: &mut Faults) ->
 
 fn database(raw: &RawDatabase, pair: &str, faults: &mut Faults) -> Option<Database> {
     let key = format!("pair \"{pair}\" database \"{}\"", raw.name);
-    let name = raw
-        .name
-        .parse()
-        .map_err(|e| faults.add(format!("{key} name"), format!("{e}"), "give it such a name"))
-        .ok();
+    let name = faults.name(format!("{key} name"), &raw.name);
     let secondary = raw.secondary.as_ref().unwrap_or(&raw.primary);
     let mut sound = absolute(&raw.primary, &format!("{key} primary"), faults);
     if raw.secondary.is_some() {

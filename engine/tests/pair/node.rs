@@ -235,6 +235,14 @@ impl Node {
         self.role(|reply| Command::Promote { epoch, reply }).await
     }
 
+    /// A takeover whose database is sound and has exactly these rows; the node is stopped afterwards.
+    pub(crate) async fn takes_over_with(&mut self, epoch: Epoch, rows: i64) {
+        self.promote(epoch).await.expect("a complete mirror can be promoted");
+        assert_eq!(writer::rows(self.database()), rows);
+        self.stop().await;
+        writer::check(self.database());
+    }
+
     pub(crate) async fn become_idle(&self) {
         let (reply, done) = oneshot::channel();
         self.engine.command(Command::BecomeIdle(reply)).await;

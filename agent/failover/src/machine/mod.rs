@@ -36,7 +36,7 @@ use crate::solo::SoloAfter;
 use crate::state::{Fork, LINEAGE_MAX, PairState, Was};
 use crate::status::{State, Status};
 use crate::step::{Pending, Step};
-use crate::table::Row;
+use crate::table::{Row, Verdict};
 use crate::time::Time;
 use lockstep_wire::{Epoch, Intent, NodeId, SessionId};
 use std::time::Duration;
@@ -376,6 +376,14 @@ impl Machine {
     fn withdraw_question(&mut self) {
         if self.question.take().is_some() {
             self.out.push(Action::Question(None));
+        }
+    }
+
+    /// The question of a row that asks; under any other row there is none.
+    fn ask_or_withdraw(&mut self, row: &Row) {
+        match row.verdict {
+            Verdict::Ask => self.ask(row.sentence),
+            _ => self.withdraw_question(),
         }
     }
 

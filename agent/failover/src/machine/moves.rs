@@ -112,12 +112,8 @@ impl Machine {
                 self.moves.push(now);
                 true
             }
-            Verdict::Ask => {
-                self.ask(row.sentence);
-                false
-            }
             _ => {
-                self.withdraw_question();
+                self.ask_or_withdraw(row);
                 false
             }
         }

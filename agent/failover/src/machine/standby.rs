@@ -136,12 +136,8 @@ impl Machine {
                 self.ask(self.hands_off_question());
                 false
             }
-            Verdict::Ask => {
-                self.ask(row.sentence);
-                false
-            }
             _ => {
-                self.withdraw_question();
+                self.ask_or_withdraw(row);
                 false
             }
         }

@@ -162,9 +162,8 @@ pub(super) fn follow(doubts: &mut Doubts, done: &Done) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reconcile::seen_of;
     use super::*;
-    use crate::files::Mtime;
-    use crate::files::disk::FileId;
     use crate::files::index::ROOT;
     use TreeOpKind::{Directory, Exchange, Link, Meta, Put, Remove, Rename};
 
@@ -173,20 +172,7 @@ mod tests {
     }
 
     fn set(kind: TreeKind) -> Change {
-        let seen = Seen {
-            kind,
-            mode: 0o755,
-            user: 0,
-            group: 0,
-            mtime: Mtime::default(),
-            rest: 0,
-            size: 0,
-            id: FileId::default(),
-            ctime: Mtime::default(),
-            racy: false,
-            links: 1,
-            content: None,
-        };
+        let seen = seen_of(kind);
         Change::Set { id: NodeId(9), parent: ROOT, name: (*b"x").into(), seen: Box::new(seen) }
     }
 

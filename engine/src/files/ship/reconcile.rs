@@ -17,7 +17,8 @@ pub(super) struct Reconcile {
     requests: u64,
 }
 
-fn seen_of(kind: TreeKind) -> Seen {
+/// An entry of which only the kind is known.
+pub(super) fn seen_of(kind: TreeKind) -> Seen {
     Seen {
         kind,
         mode: NO_MODE,
